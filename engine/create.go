@@ -1,0 +1,274 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	apicontainer "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/caisson-engine/caisson/engine/container"
+	"github.com/caisson-engine/caisson/engine/identity"
+	"github.com/caisson-engine/caisson/engine/policy"
+	"github.com/caisson-engine/caisson/engine/spec"
+	"github.com/caisson-engine/caisson/engine/store"
+	"github.com/caisson-engine/caisson/engine/volume"
+	"github.com/caisson-engine/caisson/images"
+)
+
+// creation is the intent of a create: what to collect if it is never finished.
+// The root and the directory bear the container's id.
+type creation struct {
+	Volumes []string `json:"volumes,omitempty"` // anonymous ones
+}
+
+// Create makes a container of an image. Nothing runs yet.
+func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.CreateResponse, error) {
+	var none apicontainer.CreateResponse
+	if err := e.await(ctx); err != nil {
+		return none, err
+	}
+	if r.Config == nil {
+		return none, fmt.Errorf("config cannot be empty in order to create a container: %w", errdefs.ErrInvalidArgument)
+	}
+	e.images.RLock()
+	defer e.images.RUnlock()
+	img, err := e.cfg.Images.Get(ctx, r.Config.Image, r.Platform)
+	if err != nil {
+		return none, err
+	}
+	rec, err := e.plan(ctx, r, img)
+	if err != nil {
+		return none, err
+	}
+	c := &ctr{id: rec.ID, rec: rec, st: container.Status{V: container.Version, State: container.Created}}
+	if err := e.name(rec, r.Name); err != nil {
+		return none, err
+	}
+	if err := e.make(ctx, c, img); err != nil {
+		e.ctrs.Unreserve(rec.Name, rec.ID)
+		return none, err
+	}
+	e.ctrs.Put(c.id, c)
+	e.emit(rec, events.ActionCreate)
+	return apicontainer.CreateResponse{ID: c.id, Warnings: e.warnings(rec)}, nil
+}
+
+// plan decides everything about a container and touches nothing.
+func (e *Engine) plan(ctx context.Context, r CreateRequest, img *images.Image) (*container.Record, error) {
+	defaults, pol := e.settings()
+	id := newID()
+	rec := &container.Record{
+		V: container.Version, ID: id, Owner: identity.From(ctx).Tenant, Created: e.now().UTC(),
+		Image: img.ID.String(), ImageRef: r.Config.Image, Manifest: &img.Manifest,
+		OS: img.Config.OS, Arch: img.Config.Architecture,
+	}
+	if rec.OS == "" {
+		rec.OS = "linux"
+	}
+	if r.Networking != nil {
+		rec.Endpoints = r.Networking.EndpointsConfig
+	}
+	var err error
+	if rec.Config, err = mergeConfig(r.Config, &img.Config.Config); err != nil {
+		return nil, err
+	}
+	host := apicontainer.HostConfig{}
+	if r.HostConfig != nil {
+		host = *r.HostConfig
+	}
+	rec.Host = &host
+	if err := e.fillHost(rec, defaults); err != nil {
+		return nil, err
+	}
+	if err := e.fillMounts(rec); err != nil {
+		return nil, err
+	}
+	if rec.Decision, err = pol.Decide(policy.Input{
+		Identity: identity.From(ctx), Image: rec.ImageRef, OS: rec.OS,
+		Isolation: string(host.Isolation), Runtime: host.Runtime, Backends: e.choices(),
+	}); err != nil {
+		return nil, err
+	}
+	host.Isolation, host.Runtime = isolationOf(rec.Decision.Level), rec.Decision.Backend+"/"+rec.Decision.Level
+	if name := logFile(host.LogConfig.Type, id); name != "" {
+		rec.LogPath = filepath.Join(e.dir(id), name)
+	}
+	// A spec that cannot be built is the client's mistake: tell it now. What
+	// only a start knows is left out.
+	in := e.specInput(rec, defaults)
+	in.Join = spec.AnyNamespace
+	if _, err := spec.Build(in); err != nil {
+		return nil, err
+	}
+	return rec, nil
+}
+
+// warnings tell a client what of its wishes this host cannot fulfil.
+func (e *Engine) warnings(rec *container.Record) []string {
+	w := []string{}
+	for p, bs := range rec.Host.PortBindings {
+		if len(bs) > 0 && rec.Host.NetworkMode.IsHost() {
+			w = append(w, fmt.Sprintf("Published ports are discarded when using host network mode: %s", p))
+		}
+	}
+	return w
+}
+
+// fillMounts resolves every kind of mount that a container may have.
+func (e *Engine) fillMounts(rec *container.Record) error {
+	h := rec.Host
+	req := volume.Request{Binds: h.Binds, Mounts: h.Mounts, Tmpfs: h.Tmpfs, Volumes: rec.Config.Volumes, VolumeDriver: h.VolumeDriver}
+	for _, from := range h.VolumesFrom {
+		ref, ro, err := volume.ParseFrom(from)
+		if err != nil {
+			return err
+		}
+		donor, err := e.ctrs.Find(ref)
+		if err != nil {
+			return err
+		}
+		drec, _ := donor.view()
+		for _, m := range drec.Mounts {
+			m.ReadOnly = m.ReadOnly || ro
+			m.Anonymous = false // it is the donor's
+			req.From = append(req.From, m)
+		}
+	}
+	var err error
+	rec.Mounts, err = volume.Resolve(req)
+	return err
+}
+
+// name reserves the name that the client wants, or one of ours.
+func (e *Engine) name(rec *container.Record, want string) error {
+	if want != "" {
+		name, err := checkName(want)
+		if err != nil {
+			return err
+		}
+		rec.Name = name
+		return e.reserve(name, rec.ID)
+	}
+	for try := range 8 {
+		rec.Name = randomName(try)
+		if _, err := e.ctrs.Reserve(rec.Name, rec.ID); err == nil {
+			return nil
+		}
+	}
+	rec.Name = rec.ID[:12]
+	return e.reserve(rec.Name, rec.ID)
+}
+
+func (e *Engine) reserve(name, id string) error {
+	owner, err := e.ctrs.Reserve(name, id)
+	if err != nil {
+		return fmt.Errorf(`Conflict. The container name "/%s" is already in use by container %q. You have to remove (or rename) that container to be able to reuse that name.: %w`, name, owner, errdefs.ErrConflict) //nolint:staticcheck // Docker's words
+	}
+	return nil
+}
+
+// make carries the plan out: intent, root and directory, record.
+func (e *Engine) make(ctx context.Context, c *ctr, img *images.Image) (err error) {
+	rec := c.rec
+	ctx, cancel := acting(ctx)
+	defer cancel()
+	var intent creation
+	for _, m := range rec.Mounts {
+		if m.Anonymous {
+			intent.Volumes = append(intent.Volumes, m.Name)
+		}
+	}
+	op, err := put(keyCreate+c.id, intent)
+	if err != nil {
+		return err
+	}
+	if err := e.journal.Apply(false, op); err != nil {
+		return err
+	}
+	e.cfg.Crash("create.intent")
+	defer func() {
+		if err != nil {
+			e.unmake(c.id, intent)
+		}
+	}()
+
+	var g errgroup.Group
+	g.Go(func() error {
+		_, err := e.cfg.Images.Prepare(ctx, c.id, img, rec.Host.StorageOpt)
+		return err
+	})
+	if err := os.MkdirAll(e.dir(c.id), 0o710); err != nil {
+		err = fmt.Errorf("create container directory: %w", err)
+		_ = g.Wait()
+		return err
+	}
+	for i := range rec.Mounts {
+		if err := e.volumes.Ensure(&rec.Mounts[i]); err != nil {
+			_ = g.Wait()
+			return err
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	e.cfg.Crash("create.root")
+
+	recOp, err := put(keyRecord+c.id, rec)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// What a client was told must outlive the host's death, unless the
+	// container would not.
+	if err := e.save(c, !rec.Host.AutoRemove, recOp, store.Op{Key: keyCreate + c.id}); err != nil {
+		return err
+	}
+	e.cfg.Crash("create.record")
+	return nil
+}
+
+// unmake takes back what a create that failed, or that the engine did not
+// survive, has made. It may be repeated.
+func (e *Engine) unmake(id string, intent creation) {
+	ctx, cancel := acting(e.ctx)
+	defer cancel()
+	if err := e.cfg.Images.Release(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		e.log.Error("cannot collect the root of a container that was not made", "container", id, "error", err)
+		return // the intent stays: the next restore tries again
+	}
+	if err := os.RemoveAll(e.dir(id)); err != nil {
+		e.log.Error("cannot collect the directory of a container that was not made", "container", id, "error", err)
+		return
+	}
+	for _, v := range intent.Volumes {
+		if err := e.volumes.Remove(v); err != nil {
+			e.log.Error("cannot collect a volume of a container that was not made", "container", id, "error", err)
+			return
+		}
+	}
+	if err := e.journal.Apply(false, store.Op{Key: keyCreate + id}); err != nil {
+		e.log.Error("cannot write the journal", "container", id, "error", err)
+	}
+}
+
+// newID is 64 random hex digits, never all decimal: a short id that is a
+// number would be taken for a uid or a port by some tools.
+func newID() string {
+	for {
+		var b [32]byte
+		_, _ = rand.Read(b[:]) // never fails: it ends the program instead
+		id := hex.EncodeToString(b[:])
+		if slices.ContainsFunc([]byte(id[:12]), func(c byte) bool { return c > '9' }) {
+			return id
+		}
+	}
+}

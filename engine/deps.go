@@ -1,0 +1,50 @@
+package engine
+
+import (
+	"context"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/caisson-engine/caisson/engine/network"
+	"github.com/caisson-engine/caisson/images"
+)
+
+// ImageService is what the engine needs of images; *images.Service is it.
+type ImageService interface {
+	Get(ctx context.Context, ref string, platform *ocispec.Platform) (*images.Image, error)
+	// Prepare makes a writable root filesystem named key on top of the image,
+	// unpacking it first where that was not done, and keeps the image's layers
+	// until Release. It mounts nothing. AlreadyExists if key is taken.
+	Prepare(ctx context.Context, key string, img *images.Image, opts map[string]string) ([]images.Mount, error)
+	// Mounts returns what Prepare returned.
+	Mounts(ctx context.Context, key string) ([]images.Mount, error)
+	// Release deletes the writable layer. Idempotent.
+	Release(ctx context.Context, key string) error
+	// Roots lists the keys of all writable layers, to collect what no record claims.
+	Roots(ctx context.Context) ([]string, error)
+	// RootUsage is the size of the writable layer in bytes.
+	RootUsage(ctx context.Context, key string) (int64, error)
+	Commit(ctx context.Context, o images.CommitOptions, layer io.Reader) (*images.Image, error)
+	// Delete removes a name, or an image with all its names if force or if it
+	// has one. users tells which containers need an image.
+	Delete(ctx context.Context, ref string, force, prune bool, users func(digest.Digest) []string) ([]images.Deleted, error)
+	Prune(ctx context.Context, filters map[string][]string, users func(digest.Digest) []string) ([]images.Deleted, uint64, error)
+	List(ctx context.Context, o images.ListOptions) ([]*images.Image, error)
+	// DiskUsage is the size in bytes of all blobs and unpacked layers, each counted once.
+	DiskUsage(ctx context.Context) (int64, error)
+}
+
+// Network is what the engine needs of networks; *network.Manager is it.
+type Network interface {
+	Attach(ctx context.Context, r network.Request) (*network.Attachment, *network.Netns, error)
+	// Release is idempotent.
+	Release(ctx context.Context, a *network.Attachment) error
+	// Restore makes the host match the live attachments and nothing else.
+	Restore(ctx context.Context, live []*network.Attachment) error
+	// WriteFiles writes hostname, hosts and resolv.conf for a container into dir.
+	WriteFiles(dir string, r network.Request, a *network.Attachment) error
+	// Warnings name what this host lacks, a sentence each.
+	Warnings() []string
+}

@@ -1,0 +1,75 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/caisson-engine/caisson/images"
+)
+
+// ImageRemove deletes an image's name, or the image, unless a container needs
+// it; force takes the name away even then.
+func (e *Engine) ImageRemove(ctx context.Context, ref string, force, prune bool) ([]images.Deleted, error) {
+	if err := e.await(ctx); err != nil {
+		return nil, err
+	}
+	e.images.Lock() // nobody creates from what is being deleted
+	defer e.images.Unlock()
+	deleted, err := e.cfg.Images.Delete(ctx, ref, force, prune, e.usersOf)
+	e.emitDeleted(deleted)
+	return deleted, err
+}
+
+// ImagePrune deletes dangling images, or all that no container needs, and tells
+// the bytes that this freed.
+func (e *Engine) ImagePrune(ctx context.Context, f map[string][]string) ([]images.Deleted, uint64, error) {
+	if err := e.await(ctx); err != nil {
+		return nil, 0, err
+	}
+	e.images.Lock()
+	defer e.images.Unlock()
+	deleted, freed, err := e.cfg.Images.Prune(ctx, f, e.usersOf)
+	e.emitDeleted(deleted)
+	e.publish(events.ImageEventType, events.ActionPrune, "", map[string]string{"reclaimed": fmt.Sprint(freed)})
+	return deleted, freed, err
+}
+
+func (e *Engine) emitDeleted(list []images.Deleted) {
+	for _, d := range list {
+		if d.Untagged != "" {
+			e.EmitImage(events.ActionUnTag, d.Untagged, d.Untagged)
+		} else {
+			e.EmitImage(events.ActionDelete, d.Deleted, d.Deleted)
+		}
+	}
+}
+
+// EmitImage publishes an event of an image.
+func (e *Engine) EmitImage(action events.Action, id, name string) {
+	e.publish(events.ImageEventType, action, id, map[string]string{"name": name})
+}
+
+// usersOf lists the containers that need an image: name and state.
+func (e *Engine) usersOf(id digest.Digest) []string {
+	var users []string
+	for _, c := range e.ctrs.All() {
+		rec, st := c.view()
+		if rec.Image == id.String() {
+			users = append(users, fmt.Sprintf("%s (%s)", rec.ID[:12], st.State.API()))
+		}
+	}
+	return users
+}
+
+// ImageUsers counts the containers of each image id.
+func (e *Engine) ImageUsers(context.Context) map[string]int {
+	users := map[string]int{}
+	for _, c := range e.ctrs.All() {
+		rec, _ := c.view()
+		users[rec.Image]++
+	}
+	return users
+}

@@ -1,0 +1,50 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
+
+	"github.com/caisson-engine/caisson/engine/container"
+)
+
+// Rename gives a container another name. Record and name change in one write.
+func (e *Engine) Rename(ctx context.Context, ref, want string) error {
+	if err := e.await(ctx); err != nil {
+		return err
+	}
+	if want == "" {
+		return invalid("Neither old nor new names may be empty")
+	}
+	c, err := e.find(ctx, ref)
+	if err != nil {
+		return err
+	}
+	name, err := checkName(want)
+	if err != nil {
+		return err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	rec, st := c.view()
+	switch {
+	case st.State == container.Removing || st.State == container.Dead:
+		return fmt.Errorf("container %s is marked for removal: %w", ref, errdefs.ErrConflict)
+	case rec.Name == name:
+		return invalid("Renaming a container with the same name as its current name")
+	}
+	if err := e.reserve(name, c.id); err != nil {
+		return err
+	}
+	renamed := *rec
+	renamed.Name = name
+	if err := e.replace(c, &renamed, true); err != nil {
+		e.ctrs.Unreserve(name, c.id)
+		return err
+	}
+	e.ctrs.Unreserve(rec.Name, c.id)
+	e.emit(&renamed, events.ActionRename, "oldName", "/"+rec.Name)
+	return nil
+}

@@ -1,0 +1,97 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	apicontainer "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+
+	"github.com/caisson-engine/caisson/engine/backend"
+)
+
+// Top lists a running container's processes as the host's ps shows them.
+func (e *Engine) Top(ctx context.Context, ref, psArgs string) (apicontainer.TopResponse, error) {
+	var none apicontainer.TopResponse
+	c, err := e.find(ctx, ref)
+	if err != nil {
+		return none, err
+	}
+	if err := e.await(ctx); err != nil {
+		return none, err
+	}
+	c.awaitStart()
+	rec, st := c.view()
+	if !st.State.Alive() {
+		return none, notRunning(c)
+	}
+	lister, err := capable[backend.ProcessLister](e, ctx, rec.Decision.Backend, backend.CapProcesses)
+	if err != nil {
+		return none, err
+	}
+	list, err := lister.Processes(ctx, c.id)
+	if err != nil {
+		return none, err
+	}
+	var pids []int64
+	for _, p := range list.GetProcesses() {
+		pids = append(pids, p.GetPid())
+	}
+	if psArgs == "" {
+		psArgs = "-ef"
+	}
+	out, err := exec.CommandContext(ctx, "ps", strings.Fields(psArgs)...).Output()
+	if err != nil {
+		return none, psError(err)
+	}
+	top, err := parsePS(string(out), pids)
+	if err != nil {
+		return none, err
+	}
+	e.emit(rec, events.ActionTop)
+	return top, nil
+}
+
+func psError(err error) error {
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		return fmt.Errorf("ps: %s: %w", strings.TrimSpace(string(exit.Stderr)), errdefs.ErrInvalidArgument)
+	case errors.Is(err, exec.ErrNotFound):
+		return fmt.Errorf("top needs the host's ps, which is not installed (Debian: procps): %w", errdefs.ErrUnavailable)
+	}
+	return fmt.Errorf("ps: %w", err)
+}
+
+// parsePS keeps the rows of ps whose PID is one of pids. The last column may
+// hold spaces.
+func parsePS(out string, pids []int64) (apicontainer.TopResponse, error) {
+	lines := strings.Split(strings.TrimRight(out, "\n"), "\n")
+	titles := strings.Fields(lines[0])
+	pidColumn := slices.Index(titles, "PID")
+	if pidColumn < 0 {
+		return apicontainer.TopResponse{}, fmt.Errorf("Couldn't find PID field in ps output: %w", errdefs.ErrInvalidArgument) //nolint:staticcheck // Docker's words
+	}
+	top := apicontainer.TopResponse{Titles: titles, Processes: [][]string{}}
+	for _, line := range lines[1:] {
+		fields := strings.Fields(line)
+		if len(fields) <= pidColumn {
+			continue
+		}
+		pid, err := strconv.ParseInt(fields[pidColumn], 10, 64)
+		if err != nil || !slices.Contains(pids, pid) {
+			continue
+		}
+		if last := len(titles) - 1; len(fields) > len(titles) {
+			fields = append(fields[:last:last], strings.Join(fields[last:], " "))
+		}
+		top.Processes = append(top.Processes, fields)
+	}
+	return top, nil
+}
