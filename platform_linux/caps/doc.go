@@ -1,0 +1,3 @@
+// Package caps names Linux capabilities and changes those of the calling
+// thread.
+package caps
