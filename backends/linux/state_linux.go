@@ -1,0 +1,272 @@
+package linux
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/caisson-engine/caisson/engine/backend/backendpb"
+)
+
+// State is backend.Backend.
+func (b *Backend) State(_ context.Context, id string) (*backendpb.ContainerState, error) {
+	c, err := b.container(id)
+	if err != nil {
+		return nil, err
+	}
+	return c.state(), nil
+}
+
+func (c *container) state() *backendpb.ContainerState {
+	list := c.all()
+	s := &backendpb.ContainerState{Init: list[0].state(), Sandbox: c.sandbox.id}
+	for _, p := range list[1:] {
+		s.Execs = append(s.Execs, p.state())
+	}
+	c.mu.Lock()
+	s.Paused = c.paused
+	c.mu.Unlock()
+	return s
+}
+
+func (p *process) state() *backendpb.ProcessState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := &backendpb.ProcessState{Process: p.ref(), StartedAt: p.started}
+	switch p.phase {
+	case running:
+		s.Phase = backendpb.ProcessState_RUNNING
+	case exited:
+		s.Phase, s.Exit = backendpb.ProcessState_EXITED, p.exit
+	}
+	if p.proc != nil && p.phase != exited && p.phase != failed {
+		s.Pid = int64(p.proc.PID())
+	}
+	return s
+}
+
+// List is backend.Backend.
+func (b *Backend) List(context.Context) (*backendpb.ListReply, error) {
+	b.mu.Lock()
+	var list []*container
+	for _, id := range sortedKeys(b.containers) {
+		if c := b.containers[id]; c.ready {
+			list = append(list, c)
+		}
+	}
+	r := &backendpb.ListReply{}
+	for _, id := range sortedKeys(b.sandboxes) {
+		if b.sandboxes[id].state != opening {
+			r.Sandboxes = append(r.Sandboxes, id)
+		}
+	}
+	b.mu.Unlock()
+	for _, c := range list {
+		r.Containers = append(r.Containers, c.state())
+	}
+	return r, nil
+}
+
+// live finds a container whose first process runs.
+func (b *Backend) live(id string) (*container, error) {
+	c, err := b.container(id)
+	if err != nil {
+		return nil, err
+	}
+	if !c.init.running() {
+		return nil, fmt.Errorf("container %s is not running: %w", id, errdefs.ErrFailedPrecondition)
+	}
+	return c, nil
+}
+
+// Pause is backend.Pauser.
+func (b *Backend) Pause(ctx context.Context, id string) error {
+	c, err := b.live(id)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.paused {
+		return fmt.Errorf("container %s is already paused: %w", id, errdefs.ErrFailedPrecondition)
+	}
+	if err := c.group.Freeze(ctx); err != nil {
+		return fmt.Errorf("pause container %s: %w", id, err)
+	}
+	c.paused = true
+	return b.journal.Add(&backendpb.Event{Type: backendpb.Event_PAUSED, Process: c.init.ref()})
+}
+
+// Resume is backend.Pauser.
+func (b *Backend) Resume(_ context.Context, id string) error {
+	c, err := b.live(id)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.paused {
+		return fmt.Errorf("container %s is not paused: %w", id, errdefs.ErrFailedPrecondition)
+	}
+	if err := c.group.Thaw(); err != nil {
+		return fmt.Errorf("unpause container %s: %w", id, err)
+	}
+	c.paused = false
+	return b.journal.Add(&backendpb.Event{Type: backendpb.Event_RESUMED, Process: c.init.ref()})
+}
+
+// Processes is backend.ProcessLister.
+func (b *Backend) Processes(_ context.Context, id string) (*backendpb.ProcessesReply, error) {
+	c, err := b.live(id)
+	if err != nil {
+		return nil, err
+	}
+	pids, err := c.group.Pids()
+	if err != nil {
+		return nil, err
+	}
+	r := &backendpb.ProcessesReply{}
+	for _, pid := range pids {
+		r.Processes = append(r.Processes, &backendpb.ProcessInfo{Pid: int64(pid)})
+	}
+	return r, nil
+}
+
+// Update is backend.Backend.
+func (b *Backend) Update(_ context.Context, r *backendpb.UpdateRequest) error {
+	c, err := b.container(r.GetContainer())
+	if err != nil {
+		return err
+	}
+	limits := &specs.LinuxResources{}
+	if err := json.Unmarshal(r.GetResources(), limits); err != nil {
+		return fmt.Errorf("resources for container %s: %w: %w", c.id, err, errdefs.ErrInvalidArgument)
+	}
+	warnings, err := c.group.Update(limits)
+	b.warn("container", c.id, warnings)
+	if err != nil {
+		return fmt.Errorf("update container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+// Stats is backend.Backend.
+func (b *Backend) Stats(_ context.Context, id string) (*backendpb.StatsReply, error) {
+	c, err := b.live(id)
+	if err != nil {
+		return nil, err
+	}
+	s, err := c.group.Stats()
+	if err != nil {
+		return nil, err
+	}
+	r := &backendpb.StatsReply{
+		At: time.Now().UnixNano(),
+		Cpu: &backendpb.CPUStats{
+			Total: s.CPU.Total, User: s.CPU.User, System: s.CPU.System, PerCpu: s.CPU.PerCPU,
+			Periods: s.CPU.Periods, ThrottledPeriods: s.CPU.ThrottledPeriods, ThrottledTime: s.CPU.ThrottledTime,
+		},
+		Memory: &backendpb.MemoryStats{
+			Usage: s.Memory.Usage, MaxUsage: s.Memory.MaxUsage, Limit: s.Memory.Limit, Failcnt: s.Memory.FailCount, Stats: s.Memory.Stats,
+		},
+		Pids: s.Pids, PidsLimit: s.PidsLimit,
+	}
+	for _, io := range s.IO {
+		r.BlockIo = append(r.BlockIo, &backendpb.BlockIO{Major: io.Major, Minor: io.Minor, Op: io.Op, Bytes: io.Bytes, Ios: io.IOs})
+	}
+	// The process may end meanwhile; then there is no network to tell of.
+	r.Networks, _ = networkStats(c.init.proc.PID())
+	return r, nil
+}
+
+// networkStats reads the counters of a process's network namespace, without the
+// loopback device.
+func networkStats(pid int) ([]*backendpb.NetworkStats, error) {
+	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/net/dev")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var list []*backendpb.NetworkStats
+	for s := bufio.NewScanner(f); s.Scan(); {
+		name, rest, ok := strings.Cut(s.Text(), ":")
+		v := strings.Fields(rest)
+		if name = strings.TrimSpace(name); !ok || len(v) < 12 || name == "lo" {
+			continue
+		}
+		n := func(i int) uint64 { x, _ := strconv.ParseUint(v[i], 10, 64); return x }
+		list = append(list, &backendpb.NetworkStats{
+			Name: name, RxBytes: n(0), RxPackets: n(1), RxErrors: n(2), RxDropped: n(3),
+			TxBytes: n(8), TxPackets: n(9), TxErrors: n(10), TxDropped: n(11),
+		})
+	}
+	return list, nil
+}
+
+const sigkill = unix.SIGKILL
+
+// signalAll signals every process of the container.
+func (c *container) signalAll(ctx context.Context, sig syscall.Signal) error {
+	if sig == sigkill {
+		return c.group.Kill(ctx)
+	}
+	pids, err := c.group.Pids()
+	for _, pid := range pids {
+		if e := unix.Kill(pid, sig); e != nil && !errors.Is(e, unix.ESRCH) {
+			err = errors.Join(err, fmt.Errorf("signal process %d of container %s: %w", pid, c.id, e))
+		}
+	}
+	return err
+}
+
+// Realtime signals as programs see them: the C library keeps the first two.
+const sigRTMin, sigRTMax = 34, 64
+
+// parseSignal reads a canonical name such as SIGTERM or SIGRTMIN+3.
+func parseSignal(name string) (syscall.Signal, error) {
+	if s := unix.SignalNum(name); s != 0 {
+		return s, nil
+	}
+	for base, from := range map[string]int{"SIGRTMIN": sigRTMin, "SIGRTMAX": sigRTMax} {
+		if rest, ok := strings.CutPrefix(name, base); ok {
+			n, err := strconv.Atoi(cmp.Or(rest, "+0"))
+			if (rest == "" || rest[0] == '+' || rest[0] == '-') && err == nil && from+n >= sigRTMin && from+n <= sigRTMax {
+				return syscall.Signal(from + n), nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("invalid signal: %s: %w", name, errdefs.ErrInvalidArgument)
+}
+
+// setSize sets a terminal's size. Zero leaves a dimension's meaning to programs.
+func setSize(console *os.File, rows, cols uint32) error {
+	if rows > 0xffff || cols > 0xffff {
+		return fmt.Errorf("terminal size %dx%d: %w", rows, cols, errdefs.ErrInvalidArgument)
+	}
+	c, err := console.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if cerr := c.Control(func(fd uintptr) {
+		err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(rows), Col: uint16(cols)})
+	}); cerr != nil || err != nil {
+		return fmt.Errorf("resize: %w", errors.Join(err, cerr))
+	}
+	return nil
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
