@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/pflag"
+
+	"github.com/caisson-engine/caisson/cmd/caisson/internal/opts"
+	"github.com/caisson-engine/caisson/engine/client"
+)
+
+var containerPruneCommand = command{
+	name:     "prune",
+	args:     "[OPTIONS]",
+	short:    "Remove all stopped containers",
+	examples: []string{"container prune --filter until=24h # Those that ended more than a day ago"},
+	flags:    map[string]completer{"filter": completeWords("label=", "until=")},
+	setup: func(a *app, f *pflag.FlagSet) action {
+		p := newPruner(a, f, `Provide filter values (e.g. "until=<timestamp>")`)
+		return func(ctx context.Context, _ []string) error {
+			if err := p.confirm("This will remove all stopped containers."); err != nil {
+				return err
+			}
+			return p.run(ctx, p.containers)
+		}
+	},
+}
+
+var imagePruneCommand = command{
+	name:  "prune",
+	args:  "[OPTIONS]",
+	short: "Remove unused images",
+	examples: []string{
+		"image prune # Images without a name",
+		"image prune -a --filter until=168h # All that no container uses and that are a week old",
+	},
+	flags: map[string]completer{"filter": completeWords("label=", "until=")},
+	setup: func(a *app, f *pflag.FlagSet) action {
+		p := newPruner(a, f, `Provide filter values (e.g. "until=<timestamp>")`)
+		f.BoolVarP(&p.all, "all", "a", false, "Remove all unused images, not just dangling ones")
+		return func(ctx context.Context, _ []string) error {
+			what := "This will remove all dangling images."
+			if p.all {
+				what = "This will remove all images without at least one container associated to them."
+			}
+			if err := p.confirm(what); err != nil {
+				return err
+			}
+			return p.run(ctx, p.images)
+		}
+	},
+}
+
+var systemPruneCommand = command{
+	name:  "prune",
+	args:  "[OPTIONS]",
+	short: "Remove unused data",
+	examples: []string{
+		"system prune # Stopped containers and images without a name",
+		"system prune -af # Also images that no container uses, without asking",
+	},
+	flags: map[string]completer{"filter": completeWords("label=", "until=")},
+	setup: func(a *app, f *pflag.FlagSet) action {
+		p := newPruner(a, f, `Provide filter values (e.g. "label=<key>=<value>")`)
+		f.BoolVarP(&p.all, "all", "a", false, "Remove all unused images not just dangling ones")
+		volumes := f.Bool("volumes", false, "Prune anonymous volumes")
+		return func(ctx context.Context, _ []string) error {
+			if *volumes {
+				return errors.New("--volumes: this version has bind and tmpfs mounts only; there are no volumes to prune")
+			}
+			what := "This will remove:\n  - all stopped containers\n  - all dangling images\n"
+			if p.all {
+				what = "This will remove:\n  - all stopped containers\n  - all images without at least one container associated to them\n"
+			}
+			if err := p.confirm(what); err != nil {
+				return err
+			}
+			return p.run(ctx, p.containers, p.images)
+		}
+	},
+}
+
+// pruner is what the prune verbs share.
+type pruner struct {
+	app        *app
+	api        *client.Client
+	force, all bool
+	filter     opts.Filter
+}
+
+func newPruner(a *app, f *pflag.FlagSet, filterUsage string) *pruner {
+	p := &pruner{app: a}
+	f.BoolVarP(&p.force, "force", "f", false, "Do not prompt for confirmation")
+	f.Var(&p.filter, "filter", filterUsage)
+	return p
+}
+
+// confirm asks unless that was declined. Anything but yes is no.
+func (p *pruner) confirm(what string) error {
+	if p.force {
+		return nil
+	}
+	fmt.Fprintf(p.app.out, "WARNING! %s\nAre you sure you want to continue? [y/N] ", what)
+	answer, _ := bufio.NewReader(p.app.in).ReadString('\n')
+	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
+		return errors.New("prune has been cancelled")
+	}
+	return nil
+}
+
+func (p *pruner) run(ctx context.Context, parts ...func(context.Context) (uint64, error)) error {
+	var err error
+	if p.api, err = p.app.client(); err != nil {
+		return err
+	}
+	var total uint64
+	for _, part := range parts {
+		n, err := part(ctx)
+		if err != nil {
+			return err
+		}
+		total += n
+	}
+	fmt.Fprintln(p.app.out, "Total reclaimed space:", units.HumanSize(float64(total)))
+	return nil
+}
+
+func (p *pruner) containers(ctx context.Context) (uint64, error) {
+	r, err := p.api.PruneContainers(ctx, p.filter.Values)
+	if err == nil && len(r.ContainersDeleted) > 0 {
+		fmt.Fprintf(p.app.out, "Deleted Containers:\n%s\n\n", strings.Join(r.ContainersDeleted, "\n"))
+	}
+	return r.SpaceReclaimed, err
+}
+
+func (p *pruner) images(ctx context.Context) (uint64, error) {
+	f := client.Filters{"dangling": {fmt.Sprint(!p.all)}}
+	for k, v := range p.filter.Values {
+		f[k] = v
+	}
+	r, err := p.api.PruneImages(ctx, f)
+	if err == nil && len(r.ImagesDeleted) > 0 {
+		fmt.Fprintln(p.app.out, "Deleted Images:")
+		for _, d := range r.ImagesDeleted {
+			if d.Untagged != "" {
+				fmt.Fprintln(p.app.out, "untagged:", d.Untagged)
+			} else {
+				fmt.Fprintln(p.app.out, "deleted:", d.Deleted)
+			}
+		}
+		fmt.Fprintln(p.app.out)
+	}
+	return r.SpaceReclaimed, err
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/caisson-engine/caisson/engine"
+	"github.com/caisson-engine/caisson/engine/backend"
+	"github.com/caisson-engine/caisson/engine/backend/plugin"
+)
+
+// backendPrefix begins the file names of backends.
+const backendPrefix = "caisson-backend-"
+
+// launcher finds backends on disk and starts them as plugins.
+type launcher struct {
+	dirs     []string
+	stateDir string
+	env      []string
+	level    slog.Level
+	log      *slog.Logger
+}
+
+func newLauncher(c *config, log *slog.Logger, level slog.Level) *launcher {
+	return &launcher{
+		dirs:     c.backendDirs(),
+		stateDir: filepath.Join(c.ExecRoot, "backends"),
+		env:      []string{backend.EnvHostID + "=" + c.HostID, backend.EnvCgroupParent + "=" + c.CgroupParent},
+		level:    level,
+		log:      log,
+	}
+}
+
+// Discover lists the executable files with a backend's name. The directory
+// named first wins where two have the same.
+func (l *launcher) Discover() ([]engine.BackendBinary, error) {
+	var out []engine.BackendBinary
+	for _, dir := range l.dirs {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue // most hosts lack some of the default directories
+		}
+		for _, e := range entries {
+			name, ok := strings.CutPrefix(e.Name(), backendPrefix)
+			if runtime.GOOS == "windows" {
+				base, exe := strings.CutSuffix(name, ".exe")
+				name, ok = base, ok && exe
+			}
+			path := filepath.Join(dir, e.Name())
+			if !ok || !validName(name) || !executable(path) ||
+				slices.ContainsFunc(out, func(b engine.BackendBinary) bool { return b.Name == name }) {
+				continue
+			}
+			out = append(out, engine.BackendBinary{Name: name, Path: path})
+		}
+	}
+	return out, nil
+}
+
+// validName keeps names that are safe as a directory's and in messages.
+func validName(s string) bool {
+	return s != "" && len(s) <= 32 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-_") == ""
+}
+
+func executable(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().IsRegular() && (runtime.GOOS == "windows" || st.Mode().Perm()&0o111 != 0)
+}
+
+// Launch takes over the backend that runs, or starts it.
+func (l *launcher) Launch(ctx context.Context, b engine.BackendBinary) (engine.BackendProcess, error) {
+	st, err := os.Stat(b.Path)
+	if err != nil {
+		return nil, fmt.Errorf("backend %s: %w: %w", b.Name, err, errdefs.ErrNotFound)
+	}
+	if runtime.GOOS != "windows" && st.Mode().Perm()&0o002 != 0 {
+		return nil, fmt.Errorf("backend %s: everyone may write to %s, so it is not run: chmod o-w it: %w", b.Name, b.Path, errdefs.ErrPermissionDenied)
+	}
+	c, err := plugin.Launch(ctx, plugin.Options{
+		Name:     b.Name,
+		Path:     b.Path,
+		StateDir: filepath.Join(l.stateDir, b.Name),
+		Env:      l.env,
+		LogLevel: l.level,
+		Log:      l.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return process{c}, nil
+}
+
+// process is a plugin as the engine wants it.
+type process struct{ *plugin.Client }
+
+func (p process) Disconnect() error {
+	p.Client.Disconnect()
+	return nil
+}
