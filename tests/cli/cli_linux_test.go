@@ -1,0 +1,345 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/caisson-engine/caisson/tests/harness"
+	"github.com/caisson-engine/caisson/tests/testimage"
+)
+
+// step is one command and what must come of it. $N in args is the trimmed
+// output of step N, counted from 0; $DIR a directory of the test's.
+type step struct {
+	client string // "" for both; docker refuses some of our flags itself
+	since  int    // docker clients older than this word it otherwise
+	args   string // split at spaces; '…' keeps spaces together
+	input  string
+	code   int
+	stdout string // regular expression, "" for anything
+	stderr string
+}
+
+// scenarios are what both clients must do alike. Every one cleans up after
+// itself with the names it made.
+var scenarios = map[string][]step{
+	"hello from the built-in image": {
+		{args: "run --rm caisson/hello", stdout: `Hello from Caisson`},
+	},
+	"exit code is the program's": {
+		{args: "run --rm busybox sh -c 'exit 42'", code: 42},
+		{args: "run --rm busybox true"},
+	},
+	"exit code of a signal": {
+		{args: "run --rm --init busybox sh -c 'kill -9 $$'", code: 137},
+		{args: "run --rm --init busybox sh -c 'kill -TERM $$'", code: 143},
+	},
+	"command not found is 127": {
+		{args: "run --rm busybox nosuchcommand", code: 127, stderr: `exec: "nosuchcommand": executable file not found in \$PATH`},
+		{args: "run --rm busybox /no/such/file", code: 127, stderr: `no such file or directory`},
+	},
+	"not executable is 126": {
+		{args: "run --rm busybox /etc/passwd", code: 126, stderr: `permission denied`},
+		{since: 23, args: "run --rm busybox /etc", code: 126},
+	},
+	"engine errors are 125": {
+		{args: "run --rm nosuch.invalid:5000/image true", code: 125},
+		{args: "run --rm --memory 1k busybox true", code: 125, stderr: `[Mm]emory`},
+		{args: "run --rm --isolation vm busybox true", code: 125, stderr: `vm`},
+	},
+	"streams are kept apart": {
+		{args: "run --rm busybox sh -c 'echo out; echo err >&2'", stdout: `^out\n$`, stderr: `^err\n$`},
+	},
+	"stdin reaches the program": {
+		{args: "run --rm -i busybox cat", input: "one\ntwo\n", stdout: `^one\ntwo\n$`},
+		{args: "run --rm -i busybox wc -c", input: strings.Repeat("x", 300000), stdout: `300000`},
+	},
+	"environment": {
+		{args: "run --rm -e A=1 -e B busybox env", stdout: `A=1\n`},
+		{args: "run --rm --env-file $DIR/env busybox env", stdout: `FROM_FILE=yes`},
+		{args: "run --rm -h box busybox sh -c 'echo $HOSTNAME $HOME; hostname'", stdout: `^box /root\nbox\n$`},
+	},
+	"user by name, number and group": {
+		{args: "run --rm -u tester busybox id", stdout: `uid=1000\(tester\) gid=1001\(tester\) groups=.*50\(staff\)`},
+		{args: "run --rm -u 7:8 busybox id", stdout: `uid=7 gid=8`},
+		{args: "run --rm -u nobodyhere busybox id", code: 125, stderr: `unable to find user nobodyhere`},
+		{args: "run --rm -u tester --group-add 77 busybox id", stdout: `77`},
+		{args: "run -d --name grp --group-add 77 busybox sleep 100"},
+		{args: "exec grp id", stdout: `77`},
+		{args: "rm -f grp"},
+	},
+	"working directory": {
+		{args: "run --rm -w /made/here busybox pwd", stdout: `^/made/here\n$`},
+	},
+	"entrypoint": {
+		{args: "run --rm --entrypoint echo busybox hi there", stdout: `^hi there\n$`},
+	},
+	"read-only root and tmpfs": {
+		{args: "run --rm --read-only busybox touch /x", code: 1, stderr: `Read-only`},
+		{args: "run --rm --read-only --tmpfs /scratch:size=64k busybox sh -c 'touch /scratch/x; mount | grep scratch'", stdout: `tmpfs on /scratch .*size=64k`},
+	},
+	"bind mounts": {
+		{args: "run --rm -v $DIR:/mnt busybox cat /mnt/env", stdout: `FROM_FILE=yes`},
+		{args: "run --rm -v $DIR:/mnt:ro busybox touch /mnt/x", code: 1, stderr: `Read-only`},
+		{args: "run --rm --mount type=bind,source=/no/such/source,target=/mnt busybox true", code: 125, stderr: `bind source path does not exist`},
+	},
+	"volumes": {
+		{args: "run --rm -v vol1:/data busybox sh -c 'echo kept > /data/f'"},
+		{args: "run --rm -v vol1:/data busybox cat /data/f", stdout: `kept`},
+	},
+	"limits are in the cgroup": {
+		{args: "run --rm -m 64m --cpus 0.5 --pids-limit 77 busybox sh -c 'cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null; cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max 2>/dev/null; true'", stdout: `(?s)67108864.*77.*50000`},
+		{args: "run --rm --ulimit nofile=123:456 busybox sh -c 'ulimit -n; ulimit -Hn'", stdout: `^123\n456\n$`},
+	},
+	"out of memory is told": {
+		{args: "run --name oom -m 16m busybox tail /dev/zero", code: 137},
+		{args: "inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' oom", stdout: `^true 137`},
+		{args: "rm oom"},
+	},
+	"default capabilities": {
+		{args: "run --rm busybox grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status", stdout: `(?s)CapEff:\s+00000000a80425fb.*CapBnd:\s+00000000a80425fb.*Seccomp:\s+2`},
+		{args: "run --rm --cap-drop ALL --cap-add NET_RAW busybox grep CapEff /proc/self/status", stdout: `0000000000002000`},
+		{args: "run --rm --security-opt no-new-privileges busybox grep NoNewPrivs /proc/self/status", stdout: `1`},
+		{args: "run --rm --security-opt seccomp=unconfined busybox grep '^Seccomp:' /proc/self/status", stdout: `0`},
+		{args: "run --rm --privileged busybox grep -E '^Seccomp:' /proc/self/status", stdout: `0`},
+	},
+	"network none, host and container": {
+		{args: "run --rm --network none busybox ls /sys/class/net", stdout: `^lo\n$`},
+		{args: "run -d --name netdonor busybox sleep 100"},
+		{args: "run --rm --network container:netdonor busybox hostname -i"},
+		{args: "exec netdonor hostname -i", stdout: `.`},
+		{args: "rm -f netdonor"},
+	},
+	"hosts and resolv.conf": {
+		{args: "run --rm --add-host db:10.1.2.3 busybox cat /etc/hosts", stdout: `10\.1\.2\.3\s+db`},
+		{args: "run --rm --dns 192.0.2.53 --dns-search example.test busybox cat /etc/resolv.conf", stdout: `(?s)192\.0\.2\.53.*|example\.test`},
+	},
+	"exec": {
+		{args: "run -d --name ex busybox sleep 100"},
+		{args: "exec ex sh -c 'exit 7'", code: 7},
+		{args: "exec ex sh -c 'for i in 1 2 3; do echo $i; done; exit 9'", code: 9, stdout: `^1\n2\n3\n$`},
+		{args: "exec -i ex cat", input: "in", stdout: `^in$`},
+		{args: "exec -u tester -w /tmp -e X=y ex sh -c 'id -un; pwd; echo $X'", stdout: `^tester\n/tmp\ny\n$`},
+		{args: "exec ex nosuchcommand", code: 127},
+		{args: "exec ex /etc/passwd", code: 126},
+		{args: "exec -d ex touch /marker"},
+		{args: "kill ex"},
+		{args: "wait ex", stdout: `137`},
+		{args: "exec ex true", code: 1, stderr: `is not running`},
+		{args: "rm ex"},
+	},
+	"logs": {
+		{args: "run --name lg busybox sh -c 'echo a; echo b >&2; usleep 100000; echo c'"},
+		{args: "logs lg", stdout: `^a\nc\n$`, stderr: `^b\n$`},
+		{args: "logs --tail 1 lg", stdout: `^c\n$`},
+		{args: "logs -t lg", stdout: `\d{4}-\d\d-\d\dT.*Z a\n`},
+		{args: "rm lg"},
+	},
+	"stop, start, restart, kill, wait": {
+		{args: "run -d --name life --init busybox sleep 100"},
+		{args: "stop -t 5 life", stdout: `life`},
+		{args: "inspect -f '{{.State.Status}} {{.State.ExitCode}}' life", stdout: `exited 143`},
+		{args: "start life"},
+		{args: "restart -t 1 life"},
+		{args: "inspect -f '{{.State.Running}}' life", stdout: `true`},
+		{args: "kill -s KILL life"},
+		{args: "wait life", stdout: `137`},
+		{args: "rm life"},
+	},
+	"pause": {
+		{args: "run -d --name ps busybox sleep 100"},
+		{args: "pause ps"},
+		{args: "inspect -f '{{.State.Status}}' ps", stdout: `paused`},
+		{args: "exec ps true", code: 1, stderr: `paused`},
+		{args: "unpause ps"},
+		{args: "rm -f ps"},
+	},
+	"names conflict": {
+		{args: "create --name dup busybox true"},
+		{args: "create --name dup busybox true", code: 1, stderr: `is already in use by container`},
+		{args: "rename dup dup2"},
+		{args: "rm dup2"},
+		{args: "rm dup2", code: 1, stderr: `No such container: dup2`},
+	},
+	"removing what runs": {
+		{args: "run -d --name rr busybox sleep 100"},
+		{args: "rm rr", code: 1, stderr: `cannot remove container.*running`},
+		{args: "rm -f rr"},
+	},
+	"copy": {
+		{args: "create --name cpc busybox true"},
+		{args: "cp $DIR/env cpc:/tmp/in"},
+		{args: "cp cpc:/tmp/in $DIR/back"},
+		{args: "cp cpc:/etc/passwd -", stdout: `root:x:0:0`},
+		{since: 23, args: "cp cpc:/no/such/file $DIR/x", code: 1, stderr: `[Cc]ould not find the file`},
+		{args: "diff cpc", stdout: `A /tmp/in`},
+		{args: "rm cpc"},
+	},
+	"commit, history, tag, rmi": {
+		{args: "run --name cm busybox sh -c 'echo new > /made; rm /etc/group'"},
+		{args: "commit -m note -c 'CMD [\"cat\", \"/made\"]' cm made:1", stdout: `sha256:`},
+		{args: "rm cm"},
+		{args: "run --rm made:1", stdout: `^new\n$`},
+		{args: "run --rm made:1 ls /etc/group", code: 1},
+		{args: "history -q made:1"},
+		{args: "tag made:1 other:2"},
+		{args: "rmi made:1", stdout: `Untagged: made:1`},
+		{args: "run --rm other:2", stdout: `new`},
+		{args: "rmi other:2", stdout: `Deleted: sha256:`},
+	},
+	"an image in use stays": {
+		{args: "create --name base1 busybox true"},
+		{args: "commit base1 inuse:1"},
+		{args: "rm base1"},
+		{args: "create --name user1 inuse:1 true"},
+		{args: "rmi inuse:1", code: 1, stderr: `conflict`},
+		{args: "rm user1"},
+		{args: "rmi inuse:1"},
+	},
+	"export and import": {
+		{args: "create --name exp busybox true"},
+		{args: "export -o $DIR/exp.tar exp"},
+		{args: "rm exp"},
+		{args: "import -c 'CMD [\"echo\",\"imported\"]' $DIR/exp.tar imported:1", stdout: `sha256:`},
+		{args: "run --rm imported:1", stdout: `imported`},
+		{args: "rmi imported:1"},
+	},
+	"save and load": {
+		{args: "tag busybox saved:1"},
+		{args: "save -o $DIR/saved.tar saved:1"},
+		{args: "rmi saved:1"},
+		{args: "load -i $DIR/saved.tar", stdout: `Loaded image.*saved:1`},
+		{args: "run --rm saved:1 true"},
+		{args: "rmi saved:1"},
+	},
+	"ps, filters and formats": {
+		{args: "run -d --name psx -l team=blue busybox sleep 100"},
+		{args: "ps --format '{{.Names}} {{.Image}} {{.Status}}' --filter name=psx", stdout: `psx busybox Up`},
+		{args: "ps -q --filter label=team=blue", stdout: `^[0-9a-f]{12}\n$`},
+		{args: "ps -q --filter label=team=red", stdout: `^$`},
+		{args: "rm -f psx"},
+	},
+	"top, stats, port, update": {
+		{args: "run -d --name tsp -p 127.0.0.1::80 busybox sleep 100"},
+		{args: "top tsp", stdout: `sleep 100`},
+		{args: "stats --no-stream tsp", stdout: `tsp`},
+		{args: "port tsp", stdout: `80/tcp -> 127\.0\.0\.1:\d+`},
+		{args: "update -m 128m --memory-swap -1 tsp"},
+		{args: "inspect -f '{{.HostConfig.Memory}}' tsp", stdout: `134217728`},
+		{args: "rm -f tsp"},
+	},
+	"cidfile": {
+		{args: "run --rm --cidfile $DIR/cid busybox true"},
+		{args: "run --rm --cidfile $DIR/cid busybox true", code: 125, stderr: `[Cc]ontainer ID file found`},
+	},
+	"info, version, df": {
+		{args: "info --format '{{.ServerVersion}} {{.OSType}} {{.CgroupVersion}}'", stdout: `linux [12]`},
+		{args: "version --format '{{.Server.Version}}'", stdout: `.`},
+		{args: "system df", stdout: `Images`},
+	},
+	"prune": {
+		{args: "create -l gone=yes busybox true"},
+		{args: "container prune -f --filter label=gone=yes", stdout: `Deleted Containers`},
+	},
+	"user namespace": {
+		{client: "caisson", args: "run --rm --userns private busybox cat /proc/self/uid_map", stdout: `^\s+0\s+[1-9]`},
+		{client: "caisson", args: "run --rm --userns private -v uvol:/data busybox sh -c 'touch /data/f && stat -c %u /data/f'", stdout: `^0\n$`},
+		{args: "run --rm -v uvol:/data busybox sh -c 'touch /data/f; stat -c %u /data/f'", stdout: `^0\n$`},
+	},
+	"devices": {
+		{args: "run --rm --device /dev/zero:/dev/mine:r busybox sh -c 'head -c 3 /dev/mine | wc -c'", stdout: `3`},
+		{args: "run --rm busybox sh -c 'mknod /tmp/d b 7 0 && cat /tmp/d'", code: 1, stderr: `[Oo]peration not permitted`},
+	},
+}
+
+func TestScenarios(t *testing.T) {
+	e := harness.Start(t)
+	e.Load(testimage.Busybox(t, testimage.Config{}))
+	for _, client := range []string{"caisson", "docker"} {
+		t.Run(client, func(t *testing.T) {
+			harness.Need(t, pathOf(t, client))
+			version := dockerMajor()
+			for name, steps := range scenarios {
+				t.Run(name, func(t *testing.T) { play(t, e, client, version, steps) })
+			}
+		})
+	}
+}
+
+// pathOf is what must be on PATH for a client: ours is always built.
+func pathOf(t *testing.T, client string) string {
+	if client == "caisson" {
+		return filepath.Join(harness.Bin(t), client)
+	}
+	return client
+}
+
+// dockerMajor is the major version of the docker client, 0 if there is none.
+func dockerMajor() (major int) {
+	out, _ := exec.Command("docker", "--version").Output()
+	_, _ = fmt.Sscanf(string(out), "Docker version %d.", &major)
+	return major
+}
+
+func play(t *testing.T, e *harness.Engine, client string, version int, steps []step) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "env"), []byte("FROM_FILE=yes\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for i, s := range steps {
+		if s.client != "" && s.client != client || client == "docker" && version < s.since {
+			out = append(out, "")
+			continue
+		}
+		args := words(s.args)
+		for j := range args {
+			args[j] = strings.ReplaceAll(args[j], "$DIR", dir)
+			for n, o := range out {
+				args[j] = strings.ReplaceAll(args[j], fmt.Sprintf("$%d", n), strings.TrimSpace(o))
+			}
+		}
+		r := e.Run(client, s.input, args...)
+		out = append(out, r.Stdout)
+		bad := r.Code != s.code || !matches(s.stdout, r.Stdout) || !matches(s.stderr, r.Stderr)
+		if bad {
+			t.Errorf("step %d: %s %s\nwant exit %d stdout %q stderr %q\n got %v", i, client, strings.Join(args, " "), s.code, s.stdout, s.stderr, r)
+			cleanup(e, steps)
+			return
+		}
+	}
+}
+
+// cleanup removes the containers that a scenario which failed has named.
+func cleanup(e *harness.Engine, steps []step) {
+	for _, s := range steps {
+		args := words(s.args)
+		for i, a := range args {
+			if a == "--name" {
+				e.Caisson("rm", "-f", args[i+1])
+			}
+		}
+	}
+}
+
+func matches(pattern, s string) bool {
+	return pattern == "" || regexp.MustCompile(pattern).MatchString(s)
+}
+
+// words splits a command line at spaces; single quotes keep them together.
+func words(line string) []string {
+	var out []string
+	for i, part := range strings.Split(line, "'") {
+		if i%2 == 1 {
+			out = append(out, part)
+			continue
+		}
+		out = append(out, strings.Fields(part)...)
+	}
+	return out
+}
