@@ -3,6 +3,7 @@ package logs
 import (
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 
@@ -127,4 +128,14 @@ func (l layout) rotated(n int) string {
 		return l.path
 	}
 	return l.path + "." + strconv.Itoa(n)
+}
+
+// occupied tells whether there is an n-th file back.
+func (l layout) occupied(n int) bool {
+	for _, suffix := range []string{"", ".gz"} {
+		if _, err := os.Lstat(l.rotated(n) + suffix); err == nil {
+			return true
+		}
+	}
+	return false
 }

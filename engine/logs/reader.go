@@ -173,31 +173,45 @@ func (r *reader) newer() (*logFile, error) {
 		}
 		if n < 0 {
 			// Our file was deleted, so all that are left are newer.
-			f, err := r.oldest()
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil, nil
-			}
-			return f, err
+			return r.oldest()
 		}
-		f, err := openLog(r.layout, n-1)
-		if errors.Is(err, fs.ErrNotExist) {
-			// A gap, or the new current file is about to be made.
-			for i := n - 2; i >= 0 && f == nil; i-- {
-				if f, err = openLog(r.layout, i); err != nil && !errors.Is(err, fs.ErrNotExist) {
-					return nil, err
-				}
-			}
-			if f == nil {
-				return nil, nil
-			}
-		} else if err != nil {
+		f, i, err := r.open(n-1, 0)
+		if err != nil || f == nil {
 			return nil, err
 		}
-		if again, err := r.find(r.cur); err != nil || again == n {
+		if again, err := r.find(r.cur); err != nil || again == n && r.vacant(i+1, n) {
 			return f, err
 		}
 		f.close()
 	}
+}
+
+// open opens the first file there is in the places from one to the other, both
+// included, and tells its place. A nil file: there is none.
+func (r *reader) open(from, to int) (*logFile, int, error) {
+	step := 1
+	if from > to {
+		step = -1
+	}
+	for n := from; n != to+step; n += step {
+		f, err := openLog(r.layout, n)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return f, n, err
+		}
+	}
+	return nil, 0, nil
+}
+
+// vacant tells whether there is no file in the places from to below to. Files
+// move up one place at a time, so a place found empty on the way down may have
+// taken the file from below it since.
+func (r *reader) vacant(from, to int) bool {
+	for n := from; n < to; n++ {
+		if r.occupied(n) {
+			return false
+		}
+	}
+	return true
 }
 
 // find tells which place f has now, -1 if it was deleted.
@@ -219,15 +233,15 @@ func (r *reader) find(f *logFile) (int, error) {
 	return -1, nil
 }
 
-// oldest opens the oldest file.
+// oldest opens the oldest file, nil if there is none.
 func (r *reader) oldest() (*logFile, error) {
-	for n := r.maxFile - 1; n >= 0; n-- {
-		f, err := openLog(r.layout, n)
-		if !errors.Is(err, fs.ErrNotExist) {
+	for {
+		f, n, err := r.open(r.maxFile-1, 0)
+		if err != nil || f == nil || r.vacant(n+1, r.maxFile) {
 			return f, err
 		}
+		f.close()
 	}
-	return nil, fmt.Errorf("log %s: %w", r.path, fs.ErrNotExist)
 }
 
 // first opens the file with the first record to pass and goes to it. No log at
@@ -236,14 +250,9 @@ func (r *reader) first() error {
 	if r.o.Tail < 0 {
 		return r.firstSince()
 	}
-	cur, err := openLog(r.layout, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		// Between two steps of a rotation.
-		if cur, err = r.oldest(); errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-	}
-	if err != nil {
+	// The current file is missing between two steps of a rotation.
+	cur, _, err := r.open(0, r.maxFile-1)
+	if err != nil || cur == nil {
 		return err
 	}
 	r.cur = cur
@@ -267,10 +276,7 @@ func (r *reader) first() error {
 // firstSince skips files that were last written before Since.
 func (r *reader) firstSince() error {
 	f, err := r.oldest()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	if err != nil || f == nil {
 		return err
 	}
 	for {
@@ -302,11 +308,9 @@ func (r *reader) older() (*logFile, error) {
 		if err != nil || n < 0 {
 			return nil, err
 		}
-		var f *logFile
-		for i := n + 1; i < r.maxFile && f == nil; i++ {
-			if f, err = openLog(r.layout, i); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, err
-			}
+		f, _, err := r.open(n+1, r.maxFile-1)
+		if err != nil {
+			return nil, err
 		}
 		if again, err := r.find(r.cur); err != nil || again == n {
 			return f, err

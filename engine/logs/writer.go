@@ -137,18 +137,30 @@ func (w *Writer) Append(r Record) (full bool) {
 func (w *Writer) Buffered() int { return len(w.buf) }
 
 // Flush writes what was appended and returns the place behind it. If the file
-// cannot take it (a full disk), the records are lost, the file stays sound, and
-// the error says so.
+// cannot take all of it (a full disk), the records that did not fit are lost,
+// the file stays sound, and the error says so.
 func (w *Writer) Flush() (Mark, error) {
 	if w.codec == nil || len(w.buf) == 0 {
 		return w.Mark(), nil
 	}
 	n, err := w.f.WriteAt(w.buf, w.size)
-	w.buf = w.buf[:0]
 	if err != nil {
-		return w.Mark(), fmt.Errorf("log: %w", errors.Join(err, w.f.Truncate(w.size)))
+		// Followers may have read the records that are complete, so they stay.
+		sound := 0
+		for {
+			_, size, damaged := w.codec.next(w.buf[sound:n])
+			if size == 0 || damaged != nil {
+				break
+			}
+			sound += size
+		}
+		n, err = sound, errors.Join(err, w.f.Truncate(w.size+int64(sound)))
 	}
+	w.buf = w.buf[:0]
 	w.size += int64(n)
+	if err != nil {
+		return w.Mark(), fmt.Errorf("log: %w", err)
+	}
 	return w.Mark(), nil
 }
 
@@ -252,15 +264,6 @@ func (w *Writer) rotate() error {
 		w.compressing.Go(func() { _ = compressFile(w.rotated(1)) })
 	}
 	return nil
-}
-
-func (w *Writer) occupied(n int) bool {
-	for _, suffix := range []string{"", ".gz"} {
-		if _, err := os.Lstat(w.rotated(n) + suffix); err == nil {
-			return true
-		}
-	}
-	return false
 }
 
 // Close ends writing. What was not flushed is dropped.
