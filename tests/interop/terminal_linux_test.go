@@ -158,7 +158,7 @@ func TestTerminal(t *testing.T) {
 		x := newTerminal(t, c.command("run", "-it", "--name", name, "--network", "none", "busybox", "sh", "-c", shell))
 		defer c.run(t, "rm", "-f", name)
 		x.expect(`ready`)
-		x.send("until stty size 2>/dev/null; do :; done; tty; echo $TERM\n") // old clients tell the size late
+		x.send("until stty size 2>/dev/null | grep .; do :; done; tty; echo $TERM\n") // old clients tell the size late, and stty fails quietly until then
 		x.expect(`24 80\r\n/dev/pts/0\r\nxterm`)
 		x.send("until stty size | grep '50 132'; do :; done\n")
 		x.resize(50, 132, `50 132\r\n`)
@@ -182,7 +182,7 @@ func TestTerminal(t *testing.T) {
 
 		y := newTerminal(t, c.command("exec", "-it", name, "sh", "-c", shell))
 		y.expect(`ready`)
-		y.send("until stty size 2>/dev/null; do :; done; tty\n")
+		y.send("until stty size 2>/dev/null | grep .; do :; done; tty\n")
 		y.expect(`24 80\r\n/dev/pts/1`)
 		y.send("exit 5\n")
 		y.exits(5)
