@@ -118,6 +118,10 @@ func (e *Engine) giveBack(ctx context.Context, c *ctr, output bool) {
 		if err := e.cfg.Network.Release(ctx, st.Network); err != nil {
 			e.log.Error("cannot release a container's network", "container", c.id, "error", err)
 			ok = false
+		} else {
+			c.mu.Lock()
+			c.st.Network = nil // who is told of the end sees no ports any more
+			c.mu.Unlock()
 		}
 	}
 	e.cfg.Crash("exit.network")
