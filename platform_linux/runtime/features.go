@@ -94,7 +94,7 @@ func hasSeccomp() bool {
 // kernelAtLeast goes by the version, for what cannot be asked without doing it:
 // kernels from 6.13 know the ioctl that from 6.15 on tells of the dead, and those
 // before 6.5 take any option of an overlay until it is mounted.
-func kernelAtLeast(major, minor int) bool {
+func kernelAtLeast(major, minor int) bool { //nolint:unparam // a version has both
 	var uts unix.Utsname
 	if unix.Uname(&uts) != nil {
 		return false
