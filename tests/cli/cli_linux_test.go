@@ -287,6 +287,7 @@ func dockerMajor() (major int) {
 }
 
 func play(t *testing.T, e *harness.Engine, client string, version int, steps []step) {
+	harness.SameAtLevel(t)
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "env"), []byte("FROM_FILE=yes\n"), 0o644); err != nil {
 		t.Fatal(err)

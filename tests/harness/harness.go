@@ -93,6 +93,7 @@ func Top(t testing.TB) string {
 func Start(t testing.TB, args ...string) *Engine {
 	t.Helper()
 	NeedRoot(t)
+	SameAtLevel(t)
 	Bin(t)
 	// Sockets have short names (unix(7): 108 bytes), test directories have not.
 	exec, err := os.MkdirTemp("/run", "cst")
@@ -106,7 +107,7 @@ func Start(t testing.TB, args ...string) *Engine {
 	sum := sha256.Sum256([]byte(exec))
 	e := &Engine{
 		t: t, DataRoot: data, ExecRoot: exec, Host: "unix://" + exec + "/caisson.sock",
-		HostID: hex.EncodeToString(sum[:4]), args: args,
+		HostID: hex.EncodeToString(sum[:4]), args: append(levelArgs(t, data), args...),
 	}
 	if e.log, err = os.Create(filepath.Join(data, "caissond.log")); err != nil {
 		t.Fatal(err)

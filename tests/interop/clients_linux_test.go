@@ -51,7 +51,10 @@ func each(t *testing.T, e *harness.Engine, test func(t *testing.T, c client)) {
 	t.Helper()
 	all := clients(t, e)
 	for _, c := range all {
-		t.Run(c.name, func(t *testing.T) { test(t, c) })
+		t.Run(c.name, func(t *testing.T) {
+			harness.SameAtLevel(t)
+			test(t, c)
+		})
 	}
 	if len(all) == 1 {
 		t.Run("docker", func(t *testing.T) { harness.Need(t, "docker") })
