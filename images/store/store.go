@@ -67,7 +67,7 @@ func Open(ctx context.Context, root, name string, open func(dir string) (snapsho
 	if err != nil {
 		return nil, fmt.Errorf("open image store %s: %w", root, err)
 	}
-	cs, err := local.NewStore(filepath.Join(root, "content"))
+	cs, err := openContent(filepath.Join(root, "content"))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open content store: %w", err), db.Close())
 	}
@@ -83,6 +83,18 @@ func Open(ctx context.Context, root, name string, open func(dir string) (snapsho
 	}
 	mdb.RegisterMutationCallback(func(bool) { changed() })
 	return s, nil
+}
+
+// openContent opens the blobs for this user alone: what is in an image is
+// nobody else's on this host (CVE-2024-25621).
+func openContent(dir string) (content.Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return nil, err
+	}
+	return local.NewStore(dir)
 }
 
 // Close closes the database and the snapshotter.

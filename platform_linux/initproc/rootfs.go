@@ -404,8 +404,12 @@ func (b *builder) attachOne(p *prepared) error {
 // procFiles are what lxcfs and its like may replace below a procfs.
 var procFiles = []string{"cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "net/dev", "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled"}
 
-// overProc refuses a target inside a procfs but for procFiles.
+// overProc refuses a target inside a procfs but for procFiles, and one in the
+// place of the container's own.
 func overProc(at int, target string) error {
+	if target == "/proc" {
+		return invalid("mount on", target, &stepError{step: "only a procfs can be there"})
+	}
 	_, proc, err := kindOf(at)
 	if err != nil || !proc {
 		return fail("look at", target, err)

@@ -5,6 +5,7 @@ package runtime
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -204,7 +205,11 @@ func waitDead(t testing.TB, p *Process) {
 	p.mu.Lock()
 	fds := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
 	p.mu.Unlock()
-	if n, err := unix.Poll(fds, int(patience.Milliseconds())); n != 1 || err != nil {
+	n, err := unix.Poll(fds, int(patience.Milliseconds()))
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Poll(fds, int(patience.Milliseconds()))
+	}
+	if n != 1 || err != nil {
 		t.Fatalf("it does not die: %v", err)
 	}
 }
