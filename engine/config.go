@@ -180,6 +180,9 @@ func (e *Engine) fillHost(rec *container.Record, d Defaults) error {
 	if n := e.cfg.Host.NCPU; n > 0 && h.NanoCPUs > int64(n)*1e9 {
 		return invalid("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", n, n)
 	}
+	if n := e.cfg.Host.NCPU; n > 0 && spec.HighestInSet(h.CpusetCpus) >= n {
+		return invalid("Requested CPUs are not available - requested %s, available: 0-%d", h.CpusetCpus, n-1)
+	}
 	spec.PathDefaults(h, e.thermal)
 	h.Annotations = maps.Clone(h.Annotations)
 	maps.DeleteFunc(h.Annotations, func(k, _ string) bool { return strings.HasPrefix(k, ownPrefix) })

@@ -45,6 +45,10 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 		return none, err
 	}
 	rec, err := e.plan(ctx, r, img)
+	if errdefs.IsNotFound(err) {
+		// Clients pull the image when a create finds nothing; the image is here.
+		err = fmt.Errorf("%s: %w", reason(err), errdefs.ErrInvalidArgument)
+	}
 	if err != nil {
 		return none, err
 	}
@@ -118,6 +122,9 @@ func (e *Engine) warnings(rec *container.Record) []string {
 		if len(bs) > 0 && rec.Host.NetworkMode.IsHost() {
 			w = append(w, fmt.Sprintf("Published ports are discarded when using host network mode: %s", p))
 		}
+	}
+	if h := rec.Config.Healthcheck; h != nil && len(h.Test) > 0 && h.Test[0] != "NONE" {
+		w = append(w, "The health check is recorded and not run: this version has no health checks")
 	}
 	return w
 }

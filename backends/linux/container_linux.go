@@ -98,6 +98,10 @@ func (b *Backend) Create(ctx context.Context, r *backendpb.Container) (_ *backen
 	return &backendpb.Status{Pid: int64(c.init.proc.PID())}, nil
 }
 
+// leastPids is the smallest limit on processes: caisson-init has this many
+// threads, which count, until it becomes the program.
+const leastPids = 6
+
 func decodeSpec(r *backendpb.Container) (*specs.Spec, error) {
 	spec := &specs.Spec{}
 	if err := json.Unmarshal(r.GetSpec(), spec); err != nil {
@@ -105,6 +109,11 @@ func decodeSpec(r *backendpb.Container) (*specs.Spec, error) {
 	}
 	if spec.Process == nil {
 		return nil, fmt.Errorf("spec of container %s has no process: %w", r.GetId(), errdefs.ErrInvalidArgument)
+	}
+	if l := spec.Linux; l != nil && l.Resources != nil && l.Resources.Pids != nil && l.Resources.Pids.Limit != nil {
+		if n := *l.Resources.Pids.Limit; n > 0 && n < leastPids {
+			return nil, fmt.Errorf("a limit of %d processes is too small to start a container in: give at least %d: %w", n, leastPids, errdefs.ErrInvalidArgument)
+		}
 	}
 	return spec, nil
 }

@@ -317,9 +317,14 @@ func (m *Manager) claim(r Request, mode string) (*subnetwork, error) {
 	return n, nil
 }
 
-// settingsFor are what a request says of a network, by its name or id.
+// settingsFor are what a request says of a network, by its name or id. Clients
+// call the bridge "default" where their user named no network.
 func settingsFor(r Request, n *subnetwork) network.EndpointSettings {
-	for _, key := range []string{n.Name, n.ID} {
+	keys := []string{n.Name, n.ID}
+	if n.Name == BridgeNetwork {
+		keys = append(keys, network.NetworkDefault)
+	}
+	for _, key := range keys {
 		if s := r.Endpoints[key]; s != nil {
 			return *s
 		}

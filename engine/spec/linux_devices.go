@@ -85,7 +85,7 @@ func devices(in *Input, s *specs.Spec) error {
 		}
 		found, err := in.Devices.Resolve(m.PathOnHost, path.Clean(inside))
 		if err != nil {
-			return fmt.Errorf("error gathering device information while adding custom device %q: %w", m.PathOnHost, err)
+			return err // names the device
 		}
 		for _, d := range found {
 			s.Linux.Devices = append(s.Linux.Devices, node(d))

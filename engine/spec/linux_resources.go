@@ -142,27 +142,43 @@ func cpu(in *Input, s *specs.Spec) error {
 
 // checkSet accepts the kernel's list format: 0-3,5.
 func checkSet(set string) error {
+	_, err := highest(set)
+	return err
+}
+
+// HighestInSet is the highest number in a list such as 0-2,5; -1 if there is
+// none or it is no such list, which Build tells.
+func HighestInSet(set string) int {
+	top, err := highest(set)
+	if err != nil {
+		return -1
+	}
+	return top
+}
+
+func highest(set string) (top int, err error) {
+	top = -1
 	if set == "" {
-		return nil
+		return top, nil
 	}
 	for part := range strings.SplitSeq(set, ",") {
 		lo, hi, isRange := strings.Cut(part, "-")
 		a, err := strconv.ParseUint(lo, 10, 16)
 		if err != nil {
-			return err
+			return -1, err
 		}
-		if !isRange {
-			continue
-		}
-		b, err := strconv.ParseUint(hi, 10, 16)
-		if err != nil {
-			return err
+		b := a
+		if isRange {
+			if b, err = strconv.ParseUint(hi, 10, 16); err != nil {
+				return -1, err
+			}
 		}
 		if b < a {
-			return strconv.ErrRange
+			return -1, strconv.ErrRange
 		}
+		top = max(top, int(b))
 	}
-	return nil
+	return top, nil
 }
 
 func pids(in *Input, s *specs.Spec) error {

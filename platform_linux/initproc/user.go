@@ -3,9 +3,11 @@
 package initproc
 
 import (
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // maxGroups bounds the groups that a user gets from an image.
@@ -50,13 +52,13 @@ func (p *Process) lookupUser(r root) (identity, error) {
 	case numeric:
 		id.uid = number
 	default:
-		return id, invalid("unable to find user "+user+": no matching entries in passwd file", "", perr)
+		return id, invalid("unable to find user "+user+": no matching entries in passwd file", "", unlessMissing(perr))
 	}
 	if group != "" {
 		groups, gerr := r.readFile("etc/group")
 		gid, ok := findGroup(string(groups), group)
 		if !ok {
-			return id, invalid("unable to find group "+group+": no matching entries in group file", "", gerr)
+			return id, invalid("unable to find group "+group+": no matching entries in group file", "", unlessMissing(gerr))
 		}
 		id.gid = gid
 	} else if found {
@@ -89,7 +91,7 @@ func (p *Process) addGroups(r root, id *identity) error {
 	for _, name := range p.GroupAdd {
 		gid, ok := findGroup(string(groups), name)
 		if !ok {
-			return invalid("unable to find group "+name+": no matching entries in group file", "", err)
+			return invalid("unable to find group "+name+": no matching entries in group file", "", unlessMissing(err))
 		}
 		id.groups = append(id.groups, gid)
 	}
@@ -153,4 +155,13 @@ func eachGroup(text string, f func(name string, gid uint32, members string) bool
 func parseID(s string) (uint32, bool) {
 	n, err := strconv.ParseUint(s, 10, 32)
 	return uint32(n), err == nil && n <= maxID
+}
+
+// unlessMissing is err but for a file that is not there: that it lists nobody
+// has been said.
+func unlessMissing(err error) error {
+	if errors.Is(err, syscall.ENOENT) {
+		return nil
+	}
+	return err
 }

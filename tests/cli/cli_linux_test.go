@@ -251,6 +251,23 @@ var scenarios = map[string][]step{
 		{client: "caisson", args: "run --rm --userns private -v uvol:/data busybox sh -c 'touch /data/f && stat -c %u /data/f'", stdout: `^0\n$`},
 		{args: "run --rm -v uvol:/data busybox sh -c 'touch /data/f; stat -c %u /data/f'", stdout: `^0\n$`},
 	},
+	"what is missing is named, and no image pulled for it": {
+		{args: "run --rm --volumes-from nope busybox true", code: 125, stderr: `^[a-z]+: Error response from daemon: No such container: nope`},
+		{args: "run --rm --ipc container:nope busybox true", code: 125, stderr: `^[a-z]+: Error response from daemon: No such container: nope`},
+		{args: "create --name missing --user nosuch busybox true"},
+		{args: "start missing", code: 1, stderr: `unable to find user nosuch: no matching entries in passwd file\n`},
+		{args: "rm missing"},
+	},
+	"wishes that this host cannot fulfil": {
+		{args: "run --rm --cpuset-cpus 4000 busybox true", code: 125, stderr: `Requested CPUs are not available - requested 4000, available: 0`},
+		{args: "run --rm --pids-limit 2 busybox true", code: 125, stderr: `a limit of 2 processes is too small`},
+		{args: "run --rm --ip 1.2.3.4 busybox true", code: 125, stderr: `user specified IP address is supported on user defined networks only`},
+		{args: "create --name hc --health-cmd true busybox true", stderr: `[Tt]he health check is recorded and not run`},
+		{args: "rm hc"},
+	},
+	"hardware address": {
+		{args: "run --rm --mac-address 02:42:ac:11:7f:09 busybox cat /sys/class/net/eth0/address", stdout: `^02:42:ac:11:7f:09\n$`},
+	},
 	"devices": {
 		{args: "run --rm --device /dev/zero:/dev/mine:r busybox sh -c 'head -c 3 /dev/mine | wc -c'", stdout: `3`},
 		{args: "run --rm busybox sh -c 'mknod /tmp/d b 7 0 && cat /tmp/d'", code: 1, stderr: `[Oo]peration not permitted`},
