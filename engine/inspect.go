@@ -140,10 +140,10 @@ func (e *Engine) sizes(ctx context.Context, rec *container.Record) (rw, root int
 func networkSettings(rec *container.Record, st *container.Status) *apicontainer.NetworkSettings {
 	s := &apicontainer.NetworkSettings{Ports: apinetwork.PortMap{}, Networks: map[string]*apinetwork.EndpointSettings{}}
 	a := st.Network
+	if mode := rec.Host.NetworkMode; !mode.IsContainer() && (a == nil || len(a.Endpoints) == 0) {
+		s.Networks[networkName(mode)] = asked(rec, networkName(mode))
+	}
 	if a == nil {
-		if mode := rec.Host.NetworkMode; !mode.IsContainer() {
-			s.Networks[networkName(mode)] = asked(rec, networkName(mode))
-		}
 		return s
 	}
 	s.SandboxID = a.SandboxID
