@@ -261,7 +261,7 @@ func TestIdentityIsAlwaysSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Body.Close()
-	if who != anonymous {
+	if who.Tenant != identity.Anonymous.Tenant || who.Admin {
 		t.Errorf("a tcp client is %+v", who)
 	}
 }

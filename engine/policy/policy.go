@@ -1,7 +1,16 @@
-// Package policy decides at which isolation level, and by which backend, a
-// container runs. It is pure: a policy file and a question give a decision with
-// its reason. The host owner writes the file; a client may ask for more than it
-// demands, never for less.
+// Package policy says what a client may do on this host: who is whose tenant,
+// at which isolation level and by which backend a container runs, and which
+// privileged options it may have. It is pure: a policy file and a question give
+// a decision with its reason. The host owner writes the file; a client may ask
+// for more isolation than it demands, never for less.
+//
+// # How a container is judged
+//
+//	identity → tenant or admin → the first rule that matches → denied?
+//	→ options allowed? → limits kept? → level: what was asked for, else the
+//	default, and at least what rule and minimum demand → backend
+//
+// Without tenants in the file every client is an admin, as without a file.
 package policy
 
 import (
@@ -9,45 +18,194 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"gopkg.in/yaml.v3"
-
-	"github.com/caisson-engine/caisson/engine/identity"
 )
 
 // maxFile bounds a policy file, in bytes. Yaml aliases expand, so a small bound
 // is also a bound on the work of reading it.
 const maxFile = 1 << 20
 
-// Policy is the host owner's file. The zero Policy sets no minimum and leaves
-// the default to the backends.
+// Policy is the host owner's file. The zero Policy sets no minimum, has no
+// rules and no tenants, and leaves the default to the backends.
 type Policy struct {
 	// DefaultLevel is used when a client does not ask. "" is the level that the
 	// first healthy backend calls its default.
 	DefaultLevel string `yaml:"default_level"`
 	// MinimumLevel is the weakest level that may run. "" allows every level.
 	MinimumLevel string `yaml:"minimum_level"`
+	// AllowEmulation lets levels be used whose backend only emulates the wall
+	// that it promises.
+	AllowEmulation bool `yaml:"allow_emulation"`
+
+	// Admins speak for the host's owner; root and the engine's own user always do.
+	Admins *Who `yaml:"admins"`
+	// Tenants have names for clients and what each may use in total. The first
+	// that a client belongs to counts.
+	Tenants []Tenant `yaml:"tenants"`
+	// Others is about clients that are neither: each is a tenant of its own.
+	Others *Others `yaml:"others"`
+	// SharedImages are names of the host owner's images that tenants may use.
+	SharedImages List `yaml:"shared_images"`
+
+	// Rules are tried in order; the first that matches counts.
+	Rules []Rule `yaml:"rules"`
 }
 
 // Parse reads a policy file. Unknown keys are errors: a misspelt rule must not
-// silently leave a host open.
+// silently leave a host open. Every error says in which line.
 func Parse(b []byte) (*Policy, error) {
 	if len(b) > maxFile {
 		return nil, fmt.Errorf("policy file is larger than %d bytes: %w", maxFile, errdefs.ErrInvalidArgument)
 	}
 	var p Policy
+	if err := decodeStrict(b, &p); err != nil {
+		return nil, fmt.Errorf("policy file: %w", err)
+	}
+	var tree yaml.Node
+	_ = yaml.Unmarshal(b, &tree) // it was read once already
+	if err := p.complete(&tree); err != nil {
+		return nil, fmt.Errorf("policy file: %w", err)
+	}
+	return &p, nil
+}
+
+// decodeStrict reads one yaml document whose keys are all known.
+func decodeStrict[T any](b []byte, into *T) error {
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	d.KnownFields(true)
-	if err := d.Decode(&p); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("policy file: %s: %w", strings.TrimPrefix(err.Error(), "yaml: "), errdefs.ErrInvalidArgument)
+	if err := d.Decode(into); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: %w", plainly(err), errdefs.ErrInvalidArgument)
 	}
-	if err := d.Decode(new(Policy)); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("policy file: more than one document: %w", errdefs.ErrInvalidArgument)
+	if err := d.Decode(new(T)); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("more than one document: %w", errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+var (
+	unknownField = regexp.MustCompile(`field (\S+) not found in type \S+`)
+	givenTwice   = regexp.MustCompile(`mapping key "([^"]*)" already defined at line (\d+)`)
+	wrongType    = regexp.MustCompile("cannot unmarshal !!(\\w+)(?: `([^`]*)`)? into (\\S+)")
+)
+
+// plainly says a yaml error in words that do not speak of Go.
+func plainly(err error) string {
+	msg := err.Error()
+	if te, ok := errors.AsType[*yaml.TypeError](err); ok {
+		msg = strings.Join(te.Errors, "; ")
+	}
+	msg = strings.TrimPrefix(msg, "yaml: ")
+	msg = unknownField.ReplaceAllString(msg, `there is no key "$1" here`)
+	msg = givenTwice.ReplaceAllString(msg, `key "$1" was given already, in line $2`)
+	return wrongType.ReplaceAllStringFunc(msg, func(s string) string {
+		m := wrongType.FindStringSubmatch(s)
+		want := map[string]string{"bool": "true or false", "int": "a whole number", "int64": "a whole number", "float64": "a number", "string": "text", "[]int": "a list of numbers"}[m[3]]
+		switch {
+		case want != "":
+		case strings.HasPrefix(m[3], "[]"):
+			want = "a list"
+		default:
+			want = "a group of keys"
+		}
+		if m[2] == "" {
+			return fmt.Sprintf("want %s here, not a %s", want, m[1])
+		}
+		return fmt.Sprintf("want %s here, not %q", want, m[2])
+	})
+}
+
+// complete checks what the decoder cannot, and puts names into their one form.
+func (p *Policy) complete(tree *yaml.Node) error {
+	at := func(format string, path []any, a ...any) error {
+		return fmt.Errorf("line %d: %s: %w", lineOf(tree, path...), fmt.Sprintf(format, a...), errdefs.ErrInvalidArgument)
 	}
 	p.DefaultLevel, p.MinimumLevel = Canonical(p.DefaultLevel), Canonical(p.MinimumLevel)
-	return &p, nil
+	seen := map[string]bool{}
+	for i := range p.Tenants {
+		t := &p.Tenants[i]
+		here := []any{"tenants", i}
+		switch {
+		case !nameRE.MatchString(t.Name):
+			return at("tenant name %q: want 1 to 63 letters, digits, dots, dashes or underscores, a letter or digit first", here, t.Name)
+		case reserved[strings.ToLower(t.Name)]:
+			return at("tenant name %q has a meaning of its own", here, t.Name)
+		case seen[t.Name]:
+			return at("tenant %q is there twice", here, t.Name)
+		case t.Who.empty():
+			return at("tenant %q has no clients: give uids, gids or certs", here, t.Name)
+		}
+		seen[t.Name] = true
+		if what := t.Quota.check(); what != "" {
+			return at("tenant %q: %s", append(here, "quota"), t.Name, what)
+		}
+	}
+	if p.Others != nil {
+		if what := p.Others.Quota.check(); what != "" {
+			return at("others: %s", []any{"others", "quota"}, what)
+		}
+	}
+	for i := range p.SharedImages {
+		p.SharedImages[i] = fullPattern(p.SharedImages[i])
+	}
+	names := map[string]bool{}
+	for i := range p.Rules {
+		r := &p.Rules[i]
+		here := []any{"rules", i}
+		switch {
+		case r.Name == "":
+			return at("rule %d has no name: refusals name the rule", here, i+1)
+		case len(r.Name) > 120 || strings.ContainsFunc(r.Name, func(c rune) bool { return c < ' ' || c == '"' }):
+			return at("rule name %q: want one line of text without quotes", here, r.Name)
+		case names[r.Name]:
+			return at("rule %q is there twice", here, r.Name)
+		}
+		names[r.Name] = true
+		if key, what := r.complete(); what != "" {
+			return at("rule %q: %s", append(here, key...), r.Name, what)
+		}
+	}
+	return nil
+}
+
+var nameRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
+
+// reserved are names that a tenant cannot have.
+var reserved = map[string]bool{"engine": true, "anonymous": true, "admin": true, "admins": true, "others": true}
+
+// lineOf finds the line of a key by its path of names and indexes, or that of
+// the nearest above it that is there.
+func lineOf(n *yaml.Node, path ...any) int {
+	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
+		n = n.Content[0]
+	}
+	for _, step := range path {
+		next := (*yaml.Node)(nil)
+		if n.Kind == yaml.AliasNode {
+			n = n.Alias
+		}
+		switch s := step.(type) {
+		case string:
+			for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+				if n.Content[i].Value == s {
+					next = n.Content[i+1]
+				}
+			}
+		case int:
+			if n.Kind == yaml.SequenceNode && s < len(n.Content) {
+				next = n.Content[s]
+			}
+		}
+		if next == nil {
+			break
+		}
+		n = next
+	}
+	return n.Line
 }
 
 // Canonical is the one name of a level that has several: typed Docker clients
@@ -63,194 +221,38 @@ func Canonical(level string) string {
 	}
 }
 
-// Level is one level that a backend offers, with its strength.
-type Level struct {
-	Name     string
-	Strength int
-}
-
-// Backend is what a decision needs to know of a backend.
-type Backend struct {
-	Name    string
-	OS      string // of the containers it runs
-	Levels  []Level
-	Default string // level
-	Problem string // why it cannot be used now, "" if it can
-}
-
-// Input is the question.
-type Input struct {
-	Identity  identity.Identity
-	Image     string
-	OS        string // of the image
-	Isolation string // HostConfig.Isolation as sent
-	Runtime   string // HostConfig.Runtime as sent: a level, a backend's name, or backend/level as inspect shows it
-	Backends  []Backend
-}
-
-// Decision is the answer. It is stored with the container.
-type Decision struct {
-	Backend  string
-	Level    string
-	Strength int
-	Rule     string // of the policy: default_level, minimum_level; "" where the client's wish was free
-	Reason   string // one sentence for people
-}
-
-// Decide answers. Errors: PermissionDenied names the rule that forbids what was
-// asked; InvalidArgument names what does not exist and what does; Unavailable
-// names the backend that is broken and why.
-func (p *Policy) Decide(in Input) (Decision, error) {
-	level, backend, err := wish(in)
-	if err != nil {
-		return Decision{}, err
-	}
-	d := Decision{Level: level}
-	switch {
-	case level != "":
-		d.Reason = fmt.Sprintf("the client asked for level %s", level)
-	case backend != "":
-		d.Reason = fmt.Sprintf("the client asked for backend %s", backend)
-	case p.DefaultLevel != "":
-		d.Level, d.Rule = p.DefaultLevel, "default_level"
-		d.Reason = fmt.Sprintf("default_level of the policy is %s", p.DefaultLevel)
-	default:
-		d.Reason = "neither the client nor the policy names a level: the backend's default"
-	}
-
-	b, l, err := pick(in, d.Level, backend)
-	if err != nil {
-		return Decision{}, err
-	}
-	if p.MinimumLevel != "" {
-		floor, ok := strength(in.Backends, p.MinimumLevel)
-		switch {
-		case !ok:
-			return Decision{}, fmt.Errorf("policy: minimum_level is %q, which no backend of this host offers: install one that does or change the policy: %w", p.MinimumLevel, errdefs.ErrFailedPrecondition)
-		case l.Strength >= floor:
-		case level != "" || backend != "":
-			return Decision{}, fmt.Errorf("policy: rule minimum_level forbids level %s: at least %s is required: %w", l.Name, p.MinimumLevel, errdefs.ErrPermissionDenied)
-		default:
-			// Nobody asked for the weaker level: the minimum decides.
-			if b, l, err = pick(in, p.MinimumLevel, ""); err != nil {
-				return Decision{}, err
-			}
-			d.Rule = "minimum_level"
-			d.Reason = fmt.Sprintf("minimum_level of the policy is %s", p.MinimumLevel)
-		}
-	}
-	d.Backend, d.Level, d.Strength = b.Name, l.Name, l.Strength
-	return d, nil
-}
-
-// wish reads what the client asked for: a level, a backend's name, or neither.
-func wish(in Input) (level, backend string, err error) {
-	level = Canonical(in.Isolation)
-	rt := Canonical(in.Runtime)
-	if b, l, both := strings.Cut(rt, "/"); both {
-		// A client copies what inspect showed it.
-		in.Runtime = b
-		if in.Isolation = def(Canonical(in.Isolation), l); Canonical(in.Isolation) != Canonical(l) {
-			return "", "", fmt.Errorf("conflicting options: isolation %q and runtime %q name different levels: %w", in.Isolation, rt, errdefs.ErrInvalidArgument)
-		}
-		return wish(in)
-	}
-	switch {
-	case rt == "":
-		return level, "", nil
-	case known(in.Backends, rt):
-		if level != "" && level != rt {
-			return "", "", fmt.Errorf("conflicting options: isolation %q and runtime %q name different levels: %w", in.Isolation, in.Runtime, errdefs.ErrInvalidArgument)
-		}
-		return rt, "", nil
-	default:
-		for _, b := range in.Backends {
-			if b.Name == rt {
-				return level, rt, nil
-			}
-		}
-		return "", "", fmt.Errorf("unknown or invalid runtime name: %s: this host has %s: %w", in.Runtime, names(in.Backends), errdefs.ErrInvalidArgument)
-	}
-}
-
-// pick finds the first healthy backend for an operating system that offers
-// level; an empty level is the backend's default.
-func pick(in Input, level, backend string) (Backend, Level, error) {
-	var broken []string
-	for _, b := range in.Backends {
-		if (backend != "" && b.Name != backend) || (in.OS != "" && b.OS != "" && b.OS != in.OS) {
-			continue
-		}
-		want := level
-		if want == "" {
-			want = Canonical(b.Default)
-		}
-		for _, l := range b.Levels {
-			if l.Name != want {
-				continue
-			}
-			if b.Problem == "" {
-				return b, l, nil
-			}
-			broken = append(broken, fmt.Sprintf("backend %s: %s", b.Name, b.Problem))
-		}
-		if len(b.Levels) == 0 && b.Problem != "" {
-			broken = append(broken, fmt.Sprintf("backend %s: %s", b.Name, b.Problem))
-		}
-	}
-	what := fmt.Sprintf("isolation level %q", level)
-	switch {
-	case backend != "":
-		what = fmt.Sprintf("backend %q", backend)
-	case level == "":
-		what = "any isolation level"
-	}
-	if in.OS != "" {
-		what += " for " + in.OS + " images"
-	}
-	if len(broken) > 0 {
-		return Backend{}, Level{}, fmt.Errorf("%s is not available now: %s: %w", what, strings.Join(broken, "; "), errdefs.ErrUnavailable)
-	}
-	return Backend{}, Level{}, fmt.Errorf("no backend offers %s: this host has %s: %w", what, names(in.Backends), errdefs.ErrInvalidArgument)
-}
-
-func def(s, d string) string {
-	if s == "" {
-		return d
-	}
-	return s
-}
-
-func known(bs []Backend, level string) bool {
-	_, ok := strength(bs, level)
-	return ok || level == "process" || level == "vm"
-}
-
-func strength(bs []Backend, level string) (int, bool) {
-	for _, b := range bs {
-		for _, l := range b.Levels {
-			if l.Name == level {
-				return l.Strength, true
-			}
-		}
-	}
-	return 0, false
-}
-
-// names lists what a client may ask for.
-func names(bs []Backend) string {
+// Warnings are about what a correct file may not mean: a sentence each.
+func (p *Policy) Warnings() []string {
 	var out []string
-	for _, b := range bs {
-		var ls []string
-		for _, l := range b.Levels {
-			ls = append(ls, l.Name)
+	for i := range p.Rules {
+		r := &p.Rules[i]
+		if r.Allow != nil && !r.Allow.none() && r.Match.onlyTheClientsWord() {
+			out = append(out, fmt.Sprintf("rule %q allows options and matches on nothing that a client cannot choose itself: add tenant, uid, gid, cert, image, registry or digest", r.Name))
 		}
-		if len(ls) > 0 {
-			out = append(out, fmt.Sprintf("%s (backend %s)", strings.Join(ls, ", "), b.Name))
+		for j := range i {
+			if p.Rules[j].Match.everything() {
+				out = append(out, fmt.Sprintf("rule %q is never reached: rule %q before it matches everything", r.Name, p.Rules[j].Name))
+				break
+			}
+		}
+		for _, t := range r.Match.Tenant {
+			if !p.Tenancy() && t != "*" {
+				out = append(out, fmt.Sprintf("rule %q matches on tenants, and the file has none: without tenants, admins or others every client is an admin called uid:N, cert:NAME or anonymous", r.Name))
+				break
+			}
 		}
 	}
-	if len(out) == 0 {
-		return "no working backend"
+	if len(p.SharedImages) > 0 && !p.Tenancy() {
+		out = append(out, "shared_images means nothing without tenants, admins or others")
 	}
-	return strings.Join(out, "; ")
+	return out
+}
+
+// Rule finds a rule by name.
+func (p *Policy) Rule(name string) *Rule {
+	i := slices.IndexFunc(p.Rules, func(r Rule) bool { return r.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &p.Rules[i]
 }
