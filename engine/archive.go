@@ -143,6 +143,9 @@ func (e *Engine) WriteArchive(ctx context.Context, ref, path string, noOverwrite
 	if err := checkPath(path); err != nil {
 		return err
 	}
+	if _, err := e.enter(ctx, ref); err != nil {
+		return err
+	}
 	f, err := e.filesOf(ctx, ref)
 	if err != nil {
 		return err

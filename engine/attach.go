@@ -37,7 +37,7 @@ func (e *Engine) Attach(ctx context.Context, ref string, o AttachOptions) error 
 	if err := e.await(ctx); err != nil {
 		return err
 	}
-	c, err := e.find(ctx, ref)
+	c, err := e.enter(ctx, ref)
 	if err != nil {
 		return err
 	}

@@ -345,6 +345,13 @@ func (e *Engine) freezing(ctx context.Context, name, id string, act func(backend
 	})
 }
 
+// A backend says in this fact of its Info what stands behind its wall: tcg is
+// software that emulates a machine.
+const (
+	factAccelerator = "accelerator"
+	acceleratorTCG  = "tcg"
+)
+
 // choices are the backends as the policy sees them.
 func (e *Engine) choices() []policy.Backend {
 	e.backendMu.Lock()
@@ -355,6 +362,9 @@ func (e *Engine) choices() []policy.Backend {
 		pb := policy.Backend{Name: b.bin.Name, Problem: b.problem}
 		if b.info != nil {
 			pb.OS, pb.Default = b.info.GetOs(), b.info.GetDefaultLevel()
+			pb.Emulated = slices.ContainsFunc(b.info.GetFacts(), func(f *backendpb.Fact) bool {
+				return f.GetKey() == factAccelerator && f.GetValue() == acceleratorTCG
+			})
 			for _, l := range b.info.GetLevels() {
 				pb.Levels = append(pb.Levels, policy.Level{Name: l.GetName(), Strength: int(l.GetStrength())})
 			}

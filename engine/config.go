@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"regexp"
@@ -146,7 +147,7 @@ func mergeHealth(c *apicontainer.Config, img *images.Healthcheck) {
 
 // fillHost completes and checks a HostConfig in place. rec.Host is a copy of
 // the client's, but what it points to is not.
-func (e *Engine) fillHost(rec *container.Record, d Defaults) error {
+func (e *Engine) fillHost(ctx context.Context, rec *container.Record, d Defaults) error {
 	h := rec.Host
 	if err := apicontainer.ValidateRestartPolicy(h.RestartPolicy); err != nil {
 		return invalid("%v", err)
@@ -186,7 +187,7 @@ func (e *Engine) fillHost(rec *container.Record, d Defaults) error {
 	spec.PathDefaults(h, e.thermal)
 	h.Annotations = maps.Clone(h.Annotations)
 	maps.DeleteFunc(h.Annotations, func(k, _ string) bool { return strings.HasPrefix(k, ownPrefix) })
-	if err := e.joinModes(h); err != nil {
+	if err := e.joinModes(ctx, h); err != nil {
 		return err
 	}
 	if err := fillNetwork(rec); err != nil {
@@ -226,7 +227,7 @@ func fillLog(h *apicontainer.HostConfig, d Defaults) error {
 
 // joinModes turns the names in container:<name> modes into ids, which stay
 // true when the other is renamed.
-func (e *Engine) joinModes(h *apicontainer.HostConfig) error {
+func (e *Engine) joinModes(ctx context.Context, h *apicontainer.HostConfig) error {
 	for _, m := range []struct {
 		get string
 		set func(string)
@@ -239,7 +240,7 @@ func (e *Engine) joinModes(h *apicontainer.HostConfig) error {
 		if !ok {
 			continue
 		}
-		other, err := e.ctrs.Find(ref)
+		other, err := e.enter(ctx, ref)
 		if err != nil {
 			return err
 		}

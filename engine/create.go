@@ -12,11 +12,12 @@ import (
 	"github.com/containerd/errdefs"
 	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/mount"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/caisson-engine/caisson/engine/audit"
 	"github.com/caisson-engine/caisson/engine/container"
 	"github.com/caisson-engine/caisson/engine/identity"
-	"github.com/caisson-engine/caisson/engine/policy"
 	"github.com/caisson-engine/caisson/engine/spec"
 	"github.com/caisson-engine/caisson/engine/store"
 	"github.com/caisson-engine/caisson/engine/volume"
@@ -27,6 +28,7 @@ import (
 // The root and the directory bear the container's id.
 type creation struct {
 	Volumes []string `json:"volumes,omitempty"` // anonymous ones
+	Tenant  string   `json:"tenant,omitempty"`  // whose they are
 }
 
 // Create makes a container of an image. Nothing runs yet.
@@ -52,15 +54,21 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 	if err != nil {
 		return none, err
 	}
+	audit.From(ctx).Made(rec.ID, rec.Decision)
+	admitted, err := e.admit(rec)
+	if err != nil {
+		return none, err
+	}
+	defer admitted()
 	c := &ctr{id: rec.ID, rec: rec, st: container.Status{V: container.Version, State: container.Created}}
 	if err := e.name(rec, r.Name); err != nil {
 		return none, err
 	}
 	if err := e.make(ctx, c, img); err != nil {
-		e.ctrs.Unreserve(rec.Name, rec.ID)
+		e.ctrs.Unreserve(rec.Tenant, rec.Name, rec.ID)
 		return none, err
 	}
-	e.ctrs.Put(c.id, c)
+	e.ctrs.Put(rec.Tenant, c.id, c)
 	e.emit(rec, events.ActionCreate)
 	return apicontainer.CreateResponse{ID: c.id, Warnings: e.warnings(rec)}, nil
 }
@@ -69,8 +77,10 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 func (e *Engine) plan(ctx context.Context, r CreateRequest, img *images.Image) (*container.Record, error) {
 	defaults, pol := e.settings()
 	id := newID()
+	who := identity.From(ctx)
 	rec := &container.Record{
-		V: container.Version, ID: id, Owner: identity.From(ctx).Tenant, Created: e.now().UTC(),
+		V: container.Version, ID: id, Owner: who.Tenant, Tenant: who.Scope(), Creator: &who, Created: e.now().UTC(),
+		Names: trusted(who, r.Config.Image, img), ConfigDigest: img.ConfigDesc.Digest.String(),
 		Image: img.ID.String(), ImageRef: r.Config.Image, Manifest: &img.Manifest,
 		OS: img.Config.OS, Arch: img.Config.Architecture,
 	}
@@ -89,18 +99,16 @@ func (e *Engine) plan(ctx context.Context, r CreateRequest, img *images.Image) (
 		host = *r.HostConfig
 	}
 	rec.Host = &host
-	if err := e.fillHost(rec, defaults); err != nil {
+	if err := e.fillHost(ctx, rec, defaults); err != nil {
 		return nil, err
 	}
-	if err := e.fillMounts(rec); err != nil {
+	if err := e.fillMounts(ctx, rec); err != nil {
 		return nil, err
 	}
-	if rec.Decision, err = pol.Decide(policy.Input{
-		Identity: identity.From(ctx), Image: rec.ImageRef, OS: rec.OS,
-		Isolation: string(host.Isolation), Runtime: host.Runtime, Backends: e.choices(),
-	}); err != nil {
+	if rec.Decision, err = pol.Decide(e.question(who, rec, defaults)); err != nil {
 		return nil, err
 	}
+	setLimits(&host, rec.Decision.Set)
 	host.Isolation, host.Runtime = isolationOf(rec.Decision.Level), rec.Decision.Backend+"/"+rec.Decision.Level
 	if name := logFile(host.LogConfig.Type, id); name != "" {
 		rec.LogPath = filepath.Join(e.dir(id), name)
@@ -130,7 +138,7 @@ func (e *Engine) warnings(rec *container.Record) []string {
 }
 
 // fillMounts resolves every kind of mount that a container may have.
-func (e *Engine) fillMounts(rec *container.Record) error {
+func (e *Engine) fillMounts(ctx context.Context, rec *container.Record) error {
 	h := rec.Host
 	req := volume.Request{Binds: h.Binds, Mounts: h.Mounts, Tmpfs: h.Tmpfs, Volumes: rec.Config.Volumes, VolumeDriver: h.VolumeDriver}
 	for _, from := range h.VolumesFrom {
@@ -138,7 +146,7 @@ func (e *Engine) fillMounts(rec *container.Record) error {
 		if err != nil {
 			return err
 		}
-		donor, err := e.ctrs.Find(ref)
+		donor, err := e.enter(ctx, ref)
 		if err != nil {
 			return err
 		}
@@ -150,8 +158,16 @@ func (e *Engine) fillMounts(rec *container.Record) error {
 		}
 	}
 	var err error
-	rec.Mounts, err = volume.Resolve(req)
-	return err
+	if rec.Mounts, err = volume.Resolve(req); err != nil {
+		return err
+	}
+	for i := range rec.Mounts {
+		// A volume that came from a donor stays its tenant's.
+		if m := &rec.Mounts[i]; m.Type == mount.TypeVolume && m.Source == "" {
+			m.Tenant = rec.Tenant
+		}
+	}
+	return nil
 }
 
 // name reserves the name that the client wants, or one of ours.
@@ -162,20 +178,20 @@ func (e *Engine) name(rec *container.Record, want string) error {
 			return err
 		}
 		rec.Name = name
-		return e.reserve(name, rec.ID)
+		return e.reserve(rec.Tenant, name, rec.ID)
 	}
 	for try := range 8 {
 		rec.Name = randomName(try)
-		if _, err := e.ctrs.Reserve(rec.Name, rec.ID); err == nil {
+		if _, err := e.ctrs.Reserve(rec.Tenant, rec.Name, rec.ID); err == nil {
 			return nil
 		}
 	}
 	rec.Name = rec.ID[:12]
-	return e.reserve(rec.Name, rec.ID)
+	return e.reserve(rec.Tenant, rec.Name, rec.ID)
 }
 
-func (e *Engine) reserve(name, id string) error {
-	owner, err := e.ctrs.Reserve(name, id)
+func (e *Engine) reserve(scope, name, id string) error {
+	owner, err := e.ctrs.Reserve(scope, name, id)
 	if err != nil {
 		return fmt.Errorf(`Conflict. The container name "/%s" is already in use by container %q. You have to remove (or rename) that container to be able to reuse that name.: %w`, name, owner, errdefs.ErrConflict) //nolint:staticcheck // Docker's words
 	}
@@ -187,7 +203,7 @@ func (e *Engine) make(ctx context.Context, c *ctr, img *images.Image) (err error
 	rec := c.rec
 	ctx, cancel := acting(ctx)
 	defer cancel()
-	var intent creation
+	intent := creation{Tenant: rec.Tenant}
 	for _, m := range rec.Mounts {
 		if m.Anonymous {
 			intent.Volumes = append(intent.Volumes, m.Name)
@@ -218,7 +234,7 @@ func (e *Engine) make(ctx context.Context, c *ctr, img *images.Image) (err error
 		return err
 	}
 	for i := range rec.Mounts {
-		if err := e.volumes.Ensure(&rec.Mounts[i]); err != nil {
+		if err := e.volumes(rec.Mounts[i].Tenant).Ensure(&rec.Mounts[i]); err != nil {
 			_ = g.Wait()
 			return err
 		}
@@ -257,7 +273,7 @@ func (e *Engine) unmake(id string, intent creation) {
 		return
 	}
 	for _, v := range intent.Volumes {
-		if err := e.volumes.Remove(v); err != nil {
+		if err := e.volumes(intent.Tenant).Remove(v); err != nil {
 			e.log.Error("cannot collect a volume of a container that was not made", "container", id, "error", err)
 			return
 		}

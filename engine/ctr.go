@@ -14,6 +14,7 @@ import (
 
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
 	"github.com/caisson-engine/caisson/engine/container"
+	"github.com/caisson-engine/caisson/engine/identity"
 	"github.com/caisson-engine/caisson/engine/store"
 )
 
@@ -59,8 +60,22 @@ func (c *ctr) awaitStart() {
 	}
 }
 
-// find resolves a client's reference.
-func (e *Engine) find(_ context.Context, ref string) (*ctr, error) { return e.ctrs.Find(ref) }
+// find resolves a client's reference among the containers that the client sees.
+func (e *Engine) find(ctx context.Context, ref string) (*ctr, error) {
+	return e.ctrs.Find(identity.From(ctx), ref)
+}
+
+// enter is find for verbs that run something in a container or go on with it. A
+// tenant may look at, stop and remove one that the policy has come to forbid,
+// but not use it.
+func (e *Engine) enter(ctx context.Context, ref string) (*ctr, error) {
+	c, err := e.find(ctx, ref)
+	if err != nil || identity.From(ctx).Admin {
+		return c, err
+	}
+	rec, _ := c.view()
+	return c, e.violation(rec)
+}
 
 // dir is the container's directory: log, hostname, hosts, resolv.conf.
 func (e *Engine) dir(id string) string { return filepath.Join(e.cfg.DataRoot, "containers", id) }
@@ -118,12 +133,13 @@ func (e *Engine) emit(rec *container.Record, action events.Action, pairs ...stri
 	for i := 0; i+1 < len(pairs); i += 2 {
 		attrs[pairs[i]] = pairs[i+1]
 	}
-	e.publish(events.ContainerEventType, action, rec.ID, attrs)
+	e.publish(rec.Tenant, events.ContainerEventType, action, rec.ID, attrs)
 }
 
-func (e *Engine) publish(t events.Type, action events.Action, id string, attrs map[string]string) {
+// publish tells those who see what is in scope.
+func (e *Engine) publish(scope string, t events.Type, action events.Action, id string, attrs map[string]string) {
 	now := e.now()
-	e.bus.Publish(events.Message{
+	e.bus.Publish(scope, events.Message{
 		Type: t, Action: action, Scope: "local",
 		Actor: events.Actor{ID: id, Attributes: attrs},
 		Time:  now.Unix(), TimeNano: now.UnixNano(),

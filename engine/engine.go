@@ -31,11 +31,11 @@ import (
 	"github.com/docker/go-units"
 
 	"github.com/caisson-engine/caisson/engine/backend"
+	"github.com/caisson-engine/caisson/engine/container"
 	"github.com/caisson-engine/caisson/engine/events"
 	"github.com/caisson-engine/caisson/engine/policy"
 	"github.com/caisson-engine/caisson/engine/spec"
 	"github.com/caisson-engine/caisson/engine/store"
-	"github.com/caisson-engine/caisson/engine/volume"
 )
 
 // Config is everything an engine needs; nothing is read from anywhere else.
@@ -132,7 +132,6 @@ type Engine struct {
 	now     func() time.Time
 	journal *store.Journal
 	ctrs    *store.Index[*ctr]
-	volumes *volume.Local
 	bus     *events.Bus
 	thermal []string // masked paths of this host's processors
 
@@ -145,6 +144,9 @@ type Engine struct {
 
 	execMu sync.Mutex
 	execs  map[string]*execution // by id
+
+	quotaMu sync.Mutex                   // guards pending
+	pending map[string]*container.Record // admitted, and not in ctrs yet; by id
 
 	backendMu sync.Mutex // guards the list, not its elements
 	backends  []*isolator
@@ -189,11 +191,10 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		cfg: cfg, log: cfg.Log, now: time.Now, journal: j,
 		ctrs:     store.NewIndex[*ctr]("container"),
-		volumes:  volume.NewLocal(filepath.Join(cfg.DataRoot, "volumes")),
 		bus:      events.New(),
 		thermal:  spec.ThermalPaths(),
 		defaults: cfg.Defaults, policy: cfg.Policy,
-		execs: map[string]*execution{},
+		execs: map[string]*execution{}, pending: map[string]*container.Record{},
 		ready: make(chan struct{}),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
@@ -250,14 +251,15 @@ func (e *Engine) Close() error {
 }
 
 // Reload takes new defaults and, unless nil, a new policy for what is created
-// from now on.
+// from now on. What exists and is not allowed any more goes on, and is logged.
 func (e *Engine) Reload(d Defaults, p *policy.Policy) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	e.defaults = d
 	if p != nil {
 		e.policy = p
 	}
+	e.mu.Unlock()
+	e.reviewed()
 }
 
 // settings are what Reload changes, at one moment.

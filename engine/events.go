@@ -8,6 +8,7 @@ import (
 	apievents "github.com/moby/moby/api/types/events"
 
 	"github.com/caisson-engine/caisson/engine/events"
+	"github.com/caisson-engine/caisson/engine/identity"
 )
 
 // Events replays from since, follows until until (zero: for ever); the channel
@@ -18,5 +19,5 @@ func (e *Engine) Events(ctx context.Context, since, until time.Time, f map[strin
 			return nil, invalid("invalid filter '%s'", k)
 		}
 	}
-	return e.bus.Subscribe(ctx, since, until, f), nil
+	return e.bus.Subscribe(ctx, identity.From(ctx), since, until, f), nil
 }

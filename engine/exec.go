@@ -16,6 +16,8 @@ import (
 	"github.com/caisson-engine/caisson/engine/backend"
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
 	"github.com/caisson-engine/caisson/engine/container"
+	"github.com/caisson-engine/caisson/engine/identity"
+	"github.com/caisson-engine/caisson/engine/policy"
 	"github.com/caisson-engine/caisson/engine/spec"
 	"github.com/caisson-engine/caisson/engine/store"
 )
@@ -75,9 +77,15 @@ func (e *Engine) ExecCreate(ctx context.Context, ref string, r apicontainer.Exec
 	if err := e.await(ctx); err != nil {
 		return "", err
 	}
-	c, err := e.find(ctx, ref)
+	c, err := e.enter(ctx, ref)
 	if err != nil {
 		return "", err
+	}
+	if r.Privileged && !identity.From(ctx).Admin {
+		rec, _ := c.view()
+		if err := e.violation(rec, policy.Ask{Option: "privileged"}); err != nil {
+			return "", err
+		}
 	}
 	if len(r.Cmd) == 0 {
 		return "", invalid("no exec command specified")
@@ -158,11 +166,14 @@ func (e *Engine) forgetExecs(id string) {
 	}
 }
 
-func (e *Engine) exec(id string) (*execution, error) {
+// exec finds an exec of a container that the client sees.
+func (e *Engine) exec(ctx context.Context, id string) (*execution, error) {
 	e.execMu.Lock()
 	defer e.execMu.Unlock()
 	if x, ok := e.execs[id]; ok {
-		return x, nil
+		if rec, _ := x.ctr.view(); identity.From(ctx).Sees(rec.Tenant) {
+			return x, nil
+		}
 	}
 	return nil, fmt.Errorf("No such exec instance: %s: %w", id, errdefs.ErrNotFound) //nolint:staticcheck // Docker's words
 }
@@ -172,8 +183,11 @@ func (e *Engine) ExecStart(ctx context.Context, id string, o ExecStartOptions) e
 	if err := e.await(ctx); err != nil {
 		return err
 	}
-	x, err := e.exec(id)
+	x, err := e.exec(ctx, id)
 	if err != nil {
+		return err
+	}
+	if _, err := e.enter(ctx, x.ctr.id); err != nil {
 		return err
 	}
 	rec, st := x.ctr.view()
@@ -376,7 +390,7 @@ func (e *Engine) endExec(x *execution, code int, more ...store.Op) bool {
 
 // execExited is called by the backend's event loop.
 func (e *Engine) execExited(id string, exit *backendpb.Exit, more ...store.Op) {
-	x, err := e.exec(id)
+	x, err := e.exec(e.ctx, id)
 	if err != nil || !e.endExec(x, int(exit.GetCode()), more...) {
 		return
 	}
@@ -403,8 +417,8 @@ func (e *Engine) execExited(id string, exit *backendpb.Exit, more ...store.Op) {
 }
 
 // ExecInspect tells of an exec until some minutes after its end.
-func (e *Engine) ExecInspect(_ context.Context, id string) (apicontainer.ExecInspectResponse, error) {
-	x, err := e.exec(id)
+func (e *Engine) ExecInspect(ctx context.Context, id string) (apicontainer.ExecInspectResponse, error) {
+	x, err := e.exec(ctx, id)
 	if err != nil {
 		return apicontainer.ExecInspectResponse{}, err
 	}
@@ -430,7 +444,7 @@ func (e *Engine) ExecInspect(_ context.Context, id string) (apicontainer.ExecIns
 // ExecResize sets the size of an exec's terminal. Clients do so at once after
 // they asked for the start: the size is kept until the backend has the process.
 func (e *Engine) ExecResize(ctx context.Context, id string, rows, cols uint) error {
-	x, err := e.exec(id)
+	x, err := e.exec(ctx, id)
 	if err != nil {
 		return err
 	}

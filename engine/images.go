@@ -7,6 +7,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/caisson-engine/caisson/engine/identity"
 	"github.com/caisson-engine/caisson/images"
 )
 
@@ -18,8 +19,8 @@ func (e *Engine) ImageRemove(ctx context.Context, ref string, force, prune bool)
 	}
 	e.images.Lock() // nobody creates from what is being deleted
 	defer e.images.Unlock()
-	deleted, err := e.cfg.Images.Delete(ctx, ref, force, prune, e.usersOf)
-	e.emitDeleted(deleted)
+	deleted, err := e.cfg.Images.Delete(ctx, ref, force, prune, e.usersOf(ctx))
+	e.emitDeleted(ctx, deleted)
 	return deleted, err
 }
 
@@ -31,43 +32,46 @@ func (e *Engine) ImagePrune(ctx context.Context, f map[string][]string) ([]image
 	}
 	e.images.Lock()
 	defer e.images.Unlock()
-	deleted, freed, err := e.cfg.Images.Prune(ctx, f, e.usersOf)
-	e.emitDeleted(deleted)
-	e.publish(events.ImageEventType, events.ActionPrune, "", map[string]string{"reclaimed": fmt.Sprint(freed)})
+	deleted, freed, err := e.cfg.Images.Prune(ctx, f, e.usersOf(ctx))
+	e.emitDeleted(ctx, deleted)
+	e.publish(identity.From(ctx).Scope(), events.ImageEventType, events.ActionPrune, "", map[string]string{"reclaimed": fmt.Sprint(freed)})
 	return deleted, freed, err
 }
 
-func (e *Engine) emitDeleted(list []images.Deleted) {
+func (e *Engine) emitDeleted(ctx context.Context, list []images.Deleted) {
 	for _, d := range list {
 		if d.Untagged != "" {
-			e.EmitImage(events.ActionUnTag, d.Untagged, d.Untagged)
+			e.EmitImage(ctx, events.ActionUnTag, d.Untagged, d.Untagged)
 		} else {
-			e.EmitImage(events.ActionDelete, d.Deleted, d.Deleted)
+			e.EmitImage(ctx, events.ActionDelete, d.Deleted, d.Deleted)
 		}
 	}
 }
 
-// EmitImage publishes an event of an image.
-func (e *Engine) EmitImage(action events.Action, id, name string) {
-	e.publish(events.ImageEventType, action, id, map[string]string{"name": name})
+// EmitImage publishes an event of an image of the client's.
+func (e *Engine) EmitImage(ctx context.Context, action events.Action, id, name string) {
+	e.publish(identity.From(ctx).Scope(), events.ImageEventType, action, id, map[string]string{"name": name})
 }
 
-// usersOf lists the containers that need an image: name and state.
-func (e *Engine) usersOf(id digest.Digest) []string {
-	var users []string
-	for _, c := range e.ctrs.All() {
-		rec, st := c.view()
-		if rec.Image == id.String() {
-			users = append(users, fmt.Sprintf("%s (%s)", rec.ID[:12], st.State.API()))
+// usersOf lists the containers that need an image, as far as the client sees
+// them: name and state. What another tenant runs stands on an image of its own.
+func (e *Engine) usersOf(ctx context.Context) func(id digest.Digest) []string {
+	return func(id digest.Digest) []string {
+		var users []string
+		for _, c := range e.ctrs.Visible(identity.From(ctx)) {
+			rec, st := c.view()
+			if rec.Image == id.String() {
+				users = append(users, fmt.Sprintf("%s (%s)", rec.ID[:12], st.State.API()))
+			}
 		}
+		return users
 	}
-	return users
 }
 
 // ImageUsers counts the containers of each image id.
-func (e *Engine) ImageUsers(context.Context) map[string]int {
+func (e *Engine) ImageUsers(ctx context.Context) map[string]int {
 	users := map[string]int{}
-	for _, c := range e.ctrs.All() {
+	for _, c := range e.ctrs.Visible(identity.From(ctx)) {
 		rec, _ := c.view()
 		users[rec.Image]++
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/system"
 
 	"github.com/caisson-engine/caisson/engine/container"
+	"github.com/caisson-engine/caisson/engine/identity"
 	"github.com/caisson-engine/caisson/engine/logs"
 	"github.com/caisson-engine/caisson/images"
 )
@@ -42,7 +43,7 @@ func (e *Engine) Info(ctx context.Context) (system.Info, error) {
 	if info.LoggingDriver == "" {
 		info.LoggingDriver = logs.JSONFile
 	}
-	for _, c := range e.ctrs.All() {
+	for _, c := range e.ctrs.Visible(identity.From(ctx)) {
 		_, st := c.view()
 		info.Containers++
 		switch {

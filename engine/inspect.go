@@ -48,11 +48,13 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (apicontain
 // Annotations that inspect adds to a HostConfig: where the container runs, why,
 // and whose it is.
 const (
-	annotationBackend = ownPrefix + "backend"
-	annotationLevel   = ownPrefix + "level"
-	annotationRule    = ownPrefix + "policy.rule"
-	annotationReason  = ownPrefix + "policy.reason"
-	annotationOwner   = ownPrefix + "owner"
+	annotationBackend  = ownPrefix + "backend"
+	annotationLevel    = ownPrefix + "level"
+	annotationRule     = ownPrefix + "policy.rule"
+	annotationReason   = ownPrefix + "policy.reason"
+	annotationOwner    = ownPrefix + "owner"
+	annotationTenant   = ownPrefix + "tenant"
+	annotationEmulated = ownPrefix + "emulated"
 )
 
 // hostConfig is the stored one with those added.
@@ -67,6 +69,12 @@ func hostConfig(rec *container.Record) *apicontainer.HostConfig {
 	h.Annotations[annotationReason], h.Annotations[annotationOwner] = d.Reason, rec.Owner
 	if d.Rule != "" {
 		h.Annotations[annotationRule] = d.Rule
+	}
+	if rec.Tenant != "" {
+		h.Annotations[annotationTenant] = rec.Tenant
+	}
+	if d.Emulated {
+		h.Annotations[annotationEmulated] = "true"
 	}
 	return &h
 }

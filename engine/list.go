@@ -17,6 +17,7 @@ import (
 	apinetwork "github.com/moby/moby/api/types/network"
 
 	"github.com/caisson-engine/caisson/engine/container"
+	"github.com/caisson-engine/caisson/engine/identity"
 )
 
 // List tells of containers, the newest first: those that run, or all. A filter
@@ -32,7 +33,7 @@ func (e *Engine) List(ctx context.Context, all, size bool, limit int, f map[stri
 		st  container.Status
 	}
 	var rows []row
-	for _, c := range e.ctrs.All() {
+	for _, c := range e.ctrs.Visible(identity.From(ctx)) {
 		rec, st := c.view()
 		if (all || st.State.Alive() || st.State == container.Restarting) && match(rec, &st) {
 			rows = append(rows, row{rec, st})

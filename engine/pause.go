@@ -25,7 +25,11 @@ func (e *Engine) freeze(ctx context.Context, ref string, move container.Move, ac
 	if err := e.await(ctx); err != nil {
 		return err
 	}
-	c, err := e.find(ctx, ref)
+	resolve := e.find
+	if move == container.Unpause {
+		resolve = e.enter
+	}
+	c, err := resolve(ctx, ref)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/caisson-engine/caisson/engine/container"
+	"github.com/caisson-engine/caisson/engine/identity"
 )
 
 // PruneContainers removes the containers that do not run and match the filters:
@@ -38,7 +39,7 @@ func (e *Engine) PruneContainers(ctx context.Context, f map[string][]string) (ap
 	if err != nil {
 		return report, err
 	}
-	for _, c := range e.ctrs.All() {
+	for _, c := range e.ctrs.Visible(identity.From(ctx)) {
 		rec, st := c.view()
 		idle := st.State == container.Created || st.State == container.Exited || st.State == container.Dead
 		if !idle || rec.Created.After(before) || !match(rec, &st) {
@@ -57,7 +58,7 @@ func (e *Engine) PruneContainers(ctx context.Context, f map[string][]string) (ap
 		report.ContainersDeleted = append(report.ContainersDeleted, rec.ID)
 		report.SpaceReclaimed += uint64(size)
 	}
-	e.publish(events.ContainerEventType, events.ActionPrune, "", map[string]string{"reclaimed": strconv.FormatUint(report.SpaceReclaimed, 10)})
+	e.publish(identity.From(ctx).Scope(), events.ContainerEventType, events.ActionPrune, "", map[string]string{"reclaimed": strconv.FormatUint(report.SpaceReclaimed, 10)})
 	return report, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caisson-engine/caisson/engine/container"
 	"github.com/caisson-engine/caisson/engine/store"
+	"github.com/caisson-engine/caisson/engine/volume"
 )
 
 // Remove deletes a container.
@@ -105,10 +106,10 @@ func (e *Engine) remove(ctx context.Context, c *ctr, volumes bool) (err error) {
 	}
 	if volumes {
 		for _, m := range rec.Mounts {
-			if !m.Anonymous || e.volumeUsed(m.Name, c.id) {
+			if !m.Anonymous || e.volumeUsed(m, c.id) {
 				continue
 			}
-			if err := e.volumes.Remove(m.Name); err != nil {
+			if err := e.volumes(m.Tenant).Remove(m.Name); err != nil {
 				return fmt.Errorf("cannot remove container %q: %w", "/"+rec.Name, err)
 			}
 		}
@@ -127,14 +128,14 @@ func (e *Engine) remove(ctx context.Context, c *ctr, volumes bool) (err error) {
 }
 
 // volumeUsed says whether a container other than one mounts a volume.
-func (e *Engine) volumeUsed(name, but string) bool {
+func (e *Engine) volumeUsed(v volume.Mount, but string) bool {
 	for _, o := range e.ctrs.All() {
 		if o.id == but {
 			continue
 		}
 		rec, _ := o.view()
 		for _, m := range rec.Mounts {
-			if m.Name == name {
+			if m.Name == v.Name && m.Tenant == v.Tenant {
 				return true
 			}
 		}

@@ -35,16 +35,16 @@ func (e *Engine) Rename(ctx context.Context, ref, want string) error {
 	case rec.Name == name:
 		return invalid("Renaming a container with the same name as its current name")
 	}
-	if err := e.reserve(name, c.id); err != nil {
+	if err := e.reserve(rec.Tenant, name, c.id); err != nil {
 		return err
 	}
 	renamed := *rec
 	renamed.Name = name
 	if err := e.replace(c, &renamed, true); err != nil {
-		e.ctrs.Unreserve(name, c.id)
+		e.ctrs.Unreserve(rec.Tenant, name, c.id)
 		return err
 	}
-	e.ctrs.Unreserve(rec.Name, c.id)
+	e.ctrs.Unreserve(rec.Tenant, rec.Name, c.id)
 	e.emit(&renamed, events.ActionRename, "oldName", "/"+rec.Name)
 	return nil
 }

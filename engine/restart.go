@@ -14,7 +14,7 @@ func (e *Engine) Restart(ctx context.Context, ref string, o StopOptions) error {
 	if err := e.await(ctx); err != nil {
 		return err
 	}
-	c, err := e.find(ctx, ref)
+	c, err := e.enter(ctx, ref)
 	if err != nil {
 		return err
 	}

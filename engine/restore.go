@@ -37,10 +37,10 @@ func (e *Engine) load() error {
 			e.log.Error("cannot read a container's record; it is left alone", "container", id, "error", err)
 			continue
 		}
-		if _, err := e.ctrs.Reserve(c.rec.Name, id); err != nil {
+		if _, err := e.ctrs.Reserve(c.rec.Tenant, c.rec.Name, id); err != nil {
 			return fmt.Errorf("journal: two containers are called %s: %w", c.rec.Name, errdefs.ErrDataLoss)
 		}
-		e.ctrs.Put(id, c)
+		e.ctrs.Put(c.rec.Tenant, id, c)
 	}
 	for _, key := range e.journal.Keys(keyExec) {
 		b, err := e.journal.Get(key)
@@ -314,7 +314,7 @@ func (e *Engine) collect(ctx context.Context) {
 	e.redoUpdates(ctx)
 	var ops []store.Op
 	for _, key := range e.journal.Keys(keyExec) {
-		if _, err := e.exec(strings.TrimPrefix(key, keyExec)); err != nil {
+		if _, err := e.exec(e.ctx, strings.TrimPrefix(key, keyExec)); err != nil {
 			ops = append(ops, store.Op{Key: key})
 		}
 	}

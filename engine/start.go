@@ -29,7 +29,7 @@ func (e *Engine) Start(ctx context.Context, ref string) (alreadyRunning bool, er
 	if err := e.await(ctx); err != nil {
 		return false, err
 	}
-	c, err := e.find(ctx, ref)
+	c, err := e.enter(ctx, ref)
 	if err != nil {
 		return false, err
 	}
@@ -165,7 +165,7 @@ func (e *Engine) launch(ctx context.Context, c *ctr, rec *container.Record) (*ba
 	}
 	for i := range rec.Mounts {
 		m := rec.Mounts[i] // Ensure may only be asked of a copy: the record is shared
-		if err := e.volumes.Ensure(&m); err != nil {
+		if err := e.volumes(m.Tenant).Ensure(&m); err != nil {
 			return nil, err
 		}
 	}
@@ -300,9 +300,9 @@ type donor struct {
 func (d donor) ns(kind string) string { return fmt.Sprintf("/proc/%d/ns/%s", d.pid, kind) }
 
 func (e *Engine) donor(rec *container.Record, id, what string) (donor, error) {
-	c, err := e.ctrs.Find(id)
-	if err != nil {
-		return donor{}, err
+	c, ok := e.ctrs.Get(id) // found among what its creator sees, then
+	if !ok {
+		return donor{}, fmt.Errorf("No such container: %s: %w", id, errdefs.ErrNotFound) //nolint:staticcheck // Docker's words
 	}
 	drec, st := c.view()
 	switch {

@@ -53,6 +53,11 @@ func (e *Engine) Update(ctx context.Context, ref string, u apicontainer.UpdateCo
 	if _, err := spec.Resources(&changed.Host.Resources, e.cfg.Devices); err != nil {
 		return none, fmt.Errorf("cannot update container %s: %w", ref, err)
 	}
+	admitted, err := e.mayChange(ctx, changed)
+	if err != nil {
+		return none, err
+	}
+	defer admitted()
 	if err := e.replace(c, changed, true, store.Op{Key: keyUpdate + c.id, Value: []byte("{}")}); err != nil {
 		return none, err
 	}

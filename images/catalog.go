@@ -28,6 +28,7 @@ const (
 	labelParent  = "caisson.image.parent"
 	labelBuiltin = "caisson.image.builtin"
 	labelTagged  = "caisson.image.tagged" // RFC 3339
+	labelPulled  = "caisson.image.pulled" // its registry gave it this name
 )
 
 // maxMemo bounds the answers that a catalog remembers.
@@ -48,6 +49,7 @@ type catalog struct {
 type entry struct {
 	target  ocispec.Descriptor
 	names   []string // stored names, sorted
+	proven  []string // those that do not rest on a client's word, sorted
 	owner   string
 	parent  digest.Digest
 	builtin bool
@@ -81,6 +83,9 @@ func (s *Service) catalog(ctx context.Context) (*catalog, error) {
 		}
 		c.names[r.Name] = e
 		e.names = append(e.names, r.Name)
+		if r.Labels[labelPulled] != "" || r.Labels[labelBuiltin] != "" {
+			e.proven = append(e.proven, r.Name)
+		}
 		e.owner = cmp.Or(e.owner, r.Labels[labelOwner])
 		e.parent = cmp.Or(e.parent, digest.Digest(r.Labels[labelParent]))
 		e.builtin = e.builtin || r.Labels[labelBuiltin] != ""
@@ -90,6 +95,7 @@ func (s *Service) catalog(ctx context.Context) (*catalog, error) {
 	}
 	for _, e := range c.order {
 		slices.Sort(e.names)
+		slices.Sort(e.proven)
 	}
 	slices.SortFunc(c.order, func(a, b *entry) int { return cmp.Compare(a.target.Digest, b.target.Digest) })
 	s.cat.Store(c)
@@ -210,7 +216,7 @@ func (s *Service) image(ctx context.Context, e *entry, platform *ocispec.Platfor
 		return nil, err
 	}
 	img := &Image{
-		ID: e.target.Digest, Owner: e.owner, Target: e.target, Parent: e.parent, LastTagged: e.tagged,
+		ID: e.target.Digest, Owner: e.owner, Target: e.target, Parent: e.parent, LastTagged: e.tagged, Proven: e.proven,
 	}
 	for _, n := range e.names {
 		tag, repo := ref.Familiar(n)

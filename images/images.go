@@ -22,6 +22,8 @@ type Image struct {
 	Owner       string   // tenant, see engine/identity
 	Names       []string // familiar name:tag, sorted; empty for a dangling image
 	RepoDigests []string // familiar name@digest
+	Proven      []string // full names that it was pulled by: its registry says so, not only a client
+	Store       string   // whose store it is in, see package tenants; "" the host owner's
 	Target      ocispec.Descriptor
 	Manifest    ocispec.Descriptor // of the chosen platform
 	ConfigDesc  ocispec.Descriptor

@@ -84,7 +84,7 @@ func (s *Service) pull(ctx context.Context, name reference.Named, o PullOptions,
 	}
 	err = s.bring(ctx, repo.Fetch, &target, o.Platform, source, r)
 	if err == nil {
-		err = s.record(ctx, name.String(), target, nil)
+		err = s.record(ctx, name.String(), target, map[string]string{labelPulled: "true"})
 	}
 	end(err != nil && worthKeeping(err))
 	if err != nil {

@@ -11,12 +11,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/caisson-engine/caisson/cmd/caissond/hello"
-	"github.com/caisson-engine/caisson/images"
+	"github.com/caisson-engine/caisson/images/tenants"
 )
 
 // offerHello lets the image store load the image that is part of this program,
 // should anybody ask for it.
-func offerHello(ctx context.Context, store *images.Service) error {
+func offerHello(ctx context.Context, store *tenants.Service) error {
 	archive, ok := hello.Archive()
 	if !ok {
 		return nil // a build without it, for tests

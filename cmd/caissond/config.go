@@ -19,6 +19,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
+	"github.com/caisson-engine/caisson/engine/audit"
 	"github.com/caisson-engine/caisson/engine/network"
 )
 
@@ -32,6 +33,8 @@ type config struct {
 	InsecureTCP                         bool
 
 	Policy      string
+	AuditLog    string
+	AuditSize   int64 // bytes
 	BackendDirs []string
 
 	LogLevel, LogFormat string
@@ -113,6 +116,10 @@ var options = []option{
 
 	{groupRun, "policy", "", "policy", true, func(c *config) setting { return text(&c.Policy, "file") },
 		"The policy: who may run what at which isolation level (default /etc/caisson/policy.yaml, if it exists)"},
+	{groupRun, "audit-log", "", "audit-log", false, func(c *config) setting { return text(&c.AuditLog, "file") },
+		"Where to note who asked for what, and what was denied: JSON lines; none for nowhere (default <data-root>/audit.log)"},
+	{groupRun, "audit-size", "", "audit-size", false, func(c *config) setting { return bytesize(&c.AuditSize) },
+		"Size at which the audit log begins a new file; five are kept"},
 	{groupRun, "log-level", "l", "log-level", true, func(c *config) setting { return choice(&c.LogLevel, "debug", "info", "warn", "error") },
 		"How much the daemon itself says"},
 	{groupRun, "log-format", "", "log-format", false, func(c *config) setting { return choice(&c.LogFormat, "text", "json") },
@@ -182,6 +189,7 @@ func defaults() *config {
 		LogLevel:        "info",
 		LogFormat:       "text",
 		ShutdownTimeout: 15,
+		AuditSize:       audit.DefaultSize,
 		Firewall:        "auto",
 		IPv6:            true,
 		MaxDownloads:    3,

@@ -141,7 +141,7 @@ func (d *daemon) run() error {
 	}()
 
 	api := dockerapi.New(dockerapi.Config{
-		Engine: p.engine, Images: p.images, Networks: p.net, Log: d.log,
+		Engine: p.engine, Images: p.images, Networks: p.engine, Audit: p.audit, Log: d.log,
 		Version: version, GitCommit: commit, Kernel: p.host.KernelVersion,
 	})
 	srv := api.HTTPServer(requests)

@@ -8,20 +8,24 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	clog "github.com/containerd/log"
 
 	"github.com/caisson-engine/caisson/engine"
+	"github.com/caisson-engine/caisson/engine/audit"
 	"github.com/caisson-engine/caisson/engine/identity"
 	"github.com/caisson-engine/caisson/engine/network"
 	"github.com/caisson-engine/caisson/engine/policy"
 	"github.com/caisson-engine/caisson/images"
+	"github.com/caisson-engine/caisson/images/tenants"
 )
 
 // parts is what the daemon is made of.
 type parts struct {
 	engine *engine.Engine
-	images *images.Service
+	images *tenants.Service
+	audit  *audit.Log // nil: none
 	net    *network.Manager
 	host   engine.Host
 	// adopt asks to be started again if this process dies; retire takes that
@@ -62,12 +66,24 @@ func wire(ctx context.Context, c *config, log *slog.Logger, level slog.Level) (_
 	if err != nil {
 		return nil, err
 	}
-	p.images, err = images.New(ctx, images.Config{
-		Root:                   c.DataRoot,
-		InsecureRegistries:     c.InsecureRegistries,
-		MaxConcurrentDownloads: c.MaxDownloads,
-		Owner:                  func(ctx context.Context) string { return identity.From(ctx).Tenant },
-		Log:                    log,
+	if p.audit, err = openAudit(c); err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, p.audit.Close)
+	p.images, err = tenants.New(ctx, tenants.Config{
+		Host: images.Config{
+			Root:                   c.DataRoot,
+			InsecureRegistries:     c.InsecureRegistries,
+			MaxConcurrentDownloads: c.MaxDownloads,
+			Owner:                  func(ctx context.Context) string { return identity.From(ctx).Tenant },
+			Log:                    log,
+		},
+		Root: filepath.Join(c.DataRoot, "tenants"), Dir: identity.Dir, Scope: identity.ScopeOf,
+		Of: func(ctx context.Context) string { return identity.From(ctx).Scope() },
+		// Nobody asks before there is an engine.
+		Shares:   func(name string) bool { return p.engine.SharesImage(name) },
+		Registry: func(ctx context.Context, host string) error { return p.engine.MayUseRegistry(ctx, host) },
+		Log:      log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the image store: %w", err)
@@ -119,7 +135,9 @@ func (p *parts) reload(c *config) error {
 		pol = &policy.Policy{} // the file was removed: no policy
 	}
 	p.engine.Reload(def, pol)
-	return nil
+	e := audit.Entry{Time: time.Now().UTC(), Action: "reload the policy", Outcome: audit.Allowed}
+	e.By(identity.Engine)
+	return p.audit.Append(e)
 }
 
 // loadPolicy reads the policy file; nil if there is none and none was named.
@@ -140,6 +158,17 @@ func loadPolicy(c *config) (*policy.Policy, error) {
 		return nil, fmt.Errorf("policy %s: %w", path, err)
 	}
 	return p, nil
+}
+
+// openAudit opens the audit log; nil if the host's owner wants none.
+func openAudit(c *config) (*audit.Log, error) {
+	switch c.AuditLog {
+	case "none":
+		return nil, nil
+	case "":
+		return audit.Open(filepath.Join(c.DataRoot, "audit.log"), c.AuditSize, 0)
+	}
+	return audit.Open(c.AuditLog, c.AuditSize, 0)
 }
 
 // seccompProfile is the engine's word for the profile: "" for its own,

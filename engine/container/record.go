@@ -10,6 +10,7 @@ import (
 	apinetwork "github.com/moby/moby/api/types/network"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/caisson-engine/caisson/engine/identity"
 	"github.com/caisson-engine/caisson/engine/network"
 	"github.com/caisson-engine/caisson/engine/policy"
 	"github.com/caisson-engine/caisson/engine/volume"
@@ -22,17 +23,24 @@ const Version = 1
 // asked for and what was decided. It is never changed in place once published:
 // a change makes a copy, so readers need no lock on what it points to.
 type Record struct {
-	V       int       `json:"v"`
-	ID      string    `json:"id"`   // 64 hex digits
-	Name    string    `json:"name"` // without slash
-	Owner   string    `json:"owner"`
-	Created time.Time `json:"created"`
+	V     int    `json:"v"`
+	ID    string `json:"id"`   // 64 hex digits
+	Name  string `json:"name"` // without slash
+	Owner string `json:"owner"`
+	// Tenant is the scope that it belongs to, "" for the host's owner; Creator
+	// is who asked for it.
+	Tenant  string             `json:"tenant,omitempty"`
+	Creator *identity.Identity `json:"creator,omitempty"`
+	Created time.Time          `json:"created"`
 
 	Image    string              `json:"image"`     // id
 	ImageRef string              `json:"image_ref"` // as the client wrote it
 	Manifest *ocispec.Descriptor `json:"manifest,omitempty"`
-	OS       string              `json:"os"`
-	Arch     string              `json:"arch,omitempty"`
+	// Names and ConfigDigest are what rules of the policy know the image by.
+	Names        []string `json:"image_names,omitempty"`
+	ConfigDigest string   `json:"image_config,omitempty"`
+	OS           string   `json:"os"`
+	Arch         string   `json:"arch,omitempty"`
 
 	// Config and Host are the client's, with the image's and engine's defaults
 	// filled in.

@@ -78,6 +78,7 @@ func (s *session) open(tty bool) error {
 	if _, err := conn.Write(head.Bytes()); err != nil {
 		return fmt.Errorf("answering the client: %w", err)
 	}
+	s.c.audit(nil)
 	if !s.stdin {
 		go func() {
 			_, err := io.Copy(io.Discard, s.in)

@@ -4,6 +4,7 @@ import (
 	"net"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -17,13 +18,35 @@ func peerIdentity(c *net.UnixConn) (identity.Identity, bool) {
 		return identity.Identity{}, false
 	}
 	var cred *unix.Ucred
+	var groups []int
 	var cerr error
 	if err := raw.Control(func(fd uintptr) {
 		cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		groups = peerGroups(fd)
 	}); err != nil || cerr != nil {
 		return identity.Identity{}, false
 	}
-	return identity.FromPeer(int(cred.Uid), int(cred.Gid), int(cred.Pid)), true
+	return identity.FromPeer(int(cred.Uid), int(cred.Gid), int(cred.Pid), groups...), true
+}
+
+// maxGroups bounds the supplementary groups that are asked for; a peer in more
+// is taken to be in none beside its first.
+const maxGroups = 64
+
+// peerGroups are a peer's supplementary groups.
+func peerGroups(fd uintptr) []int {
+	var gids [maxGroups]uint32
+	size := uint32(unsafe.Sizeof(gids))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+		uintptr(unsafe.Pointer(&gids)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return nil
+	}
+	out := make([]int, size/4)
+	for i := range out {
+		out[i] = int(gids[i])
+	}
+	return out
 }
 
 // waitHangup returns when the peer of a connection that already sent its end of

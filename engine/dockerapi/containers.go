@@ -44,14 +44,16 @@ func (w *words) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*[]string)(w))
 }
 
-func (c *call) containerCreate() error {
+// createRequest reads what a container is to be.
+func (c *call) createRequest() (engine.CreateRequest, error) {
+	var none engine.CreateRequest
 	body := createBody{}
 	ok, err := c.readJSON(maxCreateBody, &body)
 	if err != nil {
-		return err
+		return none, err
 	}
 	if !ok || body.Config == nil {
-		return invalid("config cannot be empty in order to create a container")
+		return none, invalid("config cannot be empty in order to create a container")
 	}
 	body.Config.Cmd, body.Config.Entrypoint = body.Cmd, body.Entrypoint
 	if body.HostConfig == nil {
@@ -62,20 +64,28 @@ func (c *call) containerCreate() error {
 	}
 	if body.MacAddress != "" && c.version < 52 {
 		if err := containerMAC(&body); err != nil {
-			return err
+			return none, err
 		}
 	}
 	platform, err := parsePlatform(c.form("platform"))
 	if err != nil {
-		return err
+		return none, err
 	}
-	res, err := c.eng.Create(c.ctx(), engine.CreateRequest{
+	return engine.CreateRequest{
 		Name:       strings.TrimPrefix(c.form("name"), "/"),
 		Config:     body.Config,
 		HostConfig: body.HostConfig,
 		Networking: body.NetworkingConfig,
 		Platform:   platform,
-	})
+	}, nil
+}
+
+func (c *call) containerCreate() error {
+	r, err := c.createRequest()
+	if err != nil {
+		return err
+	}
+	res, err := c.eng.Create(c.ctx(), r)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/caisson-engine/caisson/engine"
+	"github.com/caisson-engine/caisson/engine/identity"
 	"github.com/caisson-engine/caisson/engine/logs"
 	"github.com/caisson-engine/caisson/engine/network"
 	"github.com/caisson-engine/caisson/images"
@@ -24,6 +25,13 @@ type Filters = map[string][]string
 // returns errors with a kind of containerd/errdefs. ref is a name, an id or an
 // unambiguous id prefix.
 type Engine interface {
+	// Identify says what an authenticated client is here, or that it is nobody.
+	Identify(id identity.Identity) (identity.Identity, error)
+	// Explain tells what Create would do; as, unless nil, is who would ask.
+	Explain(ctx context.Context, r engine.CreateRequest, as *identity.Identity) (engine.Explanation, error)
+	// Violations lists containers that the policy would not allow any more.
+	Violations(ctx context.Context) []engine.Violation
+
 	Create(ctx context.Context, r engine.CreateRequest) (container.CreateResponse, error)
 	Start(ctx context.Context, ref string) (alreadyRunning bool, err error)
 	Stop(ctx context.Context, ref string, o engine.StopOptions) (alreadyStopped bool, err error)
@@ -73,7 +81,7 @@ type Engine interface {
 	// ImageUsers counts the containers of each image id.
 	ImageUsers(ctx context.Context) map[string]int
 	// EmitImage publishes what was done to an image, where the engine did not do it itself.
-	EmitImage(action events.Action, id, name string)
+	EmitImage(ctx context.Context, action events.Action, id, name string)
 }
 
 // Images is what the API needs of the image service; *images.Service is it.
@@ -91,7 +99,8 @@ type Images interface {
 	Login(ctx context.Context, registry string, auth images.Auth) (identityToken string, err error)
 }
 
-// Networks is what the API needs of networks; *network.Manager is it.
+// Networks is what the API needs of networks; *engine.Engine is it.
 type Networks interface {
-	Networks() []network.Network
+	// Networks lists those that the context's client sees.
+	Networks(ctx context.Context) []network.Network
 }

@@ -10,7 +10,7 @@ import (
 
 // anonymous is a client of a socket that authenticates nobody: plain tcp, or a
 // local socket whose peer the operating system does not tell.
-var anonymous = identity.Identity{Tenant: "anonymous", UID: -1, GID: -1}
+var anonymous = identity.Anonymous
 
 // connContext gives a connection's requests the identity that the connection
 // itself proves. A TLS connection proves one only after its handshake, so that

@@ -50,7 +50,7 @@ func (c *call) imageCreate() error {
 	o.AllTags = c.form("tag") == "" && !strings.ContainsAny(base, ":@")
 	p := c.progress()
 	if _, err = c.images.Pull(c.ctx(), o, p.update); err == nil {
-		c.eng.EmitImage(events.ActionPull, o.Ref, o.Ref)
+		c.eng.EmitImage(c.ctx(), events.ActionPull, o.Ref, o.Ref)
 	}
 	return p.finish(err)
 }
@@ -74,7 +74,7 @@ func (c *call) imageImport(platform *ocispec.Platform) error {
 	p := c.progress()
 	img, err := c.images.Import(c.ctx(), c.r.Body, o)
 	if err == nil {
-		c.eng.EmitImage(events.ActionImport, img.ID.String(), o.Ref)
+		c.eng.EmitImage(c.ctx(), events.ActionImport, img.ID.String(), o.Ref)
 		p.update(images.Update{Status: img.ID.String()})
 	}
 	return p.finish(err)
@@ -100,7 +100,7 @@ func (c *call) imagePush() error {
 		if err := c.images.Push(c.ctx(), images.PushOptions{Ref: ref, Platform: platform, Auth: auth}, p.update); err != nil {
 			return p.finish(err)
 		}
-		c.eng.EmitImage(events.ActionPush, ref, ref)
+		c.eng.EmitImage(c.ctx(), events.ActionPush, ref, ref)
 	}
 	return p.finish(nil)
 }
@@ -145,7 +145,7 @@ func (c *call) imageLoad() error {
 		return p.finish(err)
 	}
 	for _, l := range loaded {
-		c.eng.EmitImage(events.ActionLoad, l.ID.String(), l.Name)
+		c.eng.EmitImage(c.ctx(), events.ActionLoad, l.ID.String(), l.Name)
 		line := "Loaded image: " + l.Name
 		if l.Name == "" {
 			line = "Loaded image ID: " + l.ID.String()
@@ -190,7 +190,7 @@ func (c *call) save(refs []string) error {
 	err = c.images.Save(c.ctx(), refs, platform, out)
 	if err == nil {
 		for _, ref := range refs {
-			c.eng.EmitImage(events.ActionSave, ref, ref)
+			c.eng.EmitImage(c.ctx(), events.ActionSave, ref, ref)
 		}
 	}
 	return out.finish(err)
@@ -210,7 +210,7 @@ func (c *call) imageTag() error {
 		return err
 	}
 	if img, err := c.images.Get(c.ctx(), ref, nil); err == nil {
-		c.eng.EmitImage(events.ActionTag, img.ID.String(), ref)
+		c.eng.EmitImage(c.ctx(), events.ActionTag, img.ID.String(), ref)
 	}
 	return c.status(http.StatusCreated)
 }

@@ -30,7 +30,7 @@ func (c *call) networks() []network.Network {
 	if c.cfg.Networks == nil {
 		return nil
 	}
-	return c.cfg.Networks.Networks()
+	return c.cfg.Networks.Networks(c.ctx())
 }
 
 func (c *call) networkList() error {

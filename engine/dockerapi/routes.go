@@ -31,6 +31,8 @@ var routes = []route{
 	{get, "/system/df", 0, "disk usage", (*call).diskUsage, ""},
 	{post, "/auth", 0, "registry login", (*call).auth, ""},
 	{get, "/caisson/backends", 0, "list isolation backends", (*call).backends, ""},
+	{post, "/caisson/policy/explain", 0, "explain what the policy says of a container", (*call).policyExplain, ""},
+	{get, "/caisson/policy/violations", 0, "list containers that violate the policy", (*call).policyViolations, ""},
 
 	{post, "/containers/create", 0, "create a container", (*call).containerCreate, ""},
 	{get, "/containers/json", 0, "list containers", (*call).containerList, ""},

@@ -5,11 +5,12 @@
 //
 // # The life of a request
 //
-//	accept → ConnContext (identity) → ServeHTTP: version, route → handler → error table
+//	accept → ConnContext (identity) → ServeHTTP: tenant or admin, version, route
+//	→ handler → audit log → error table
 //
 // All routes are one table (routes.go), all error kinds become status codes in
-// one table (errors.go), and the caller's identity is set in one place
-// (identity.go).
+// one table (errors.go), the caller's identity is set in one place (identity.go)
+// and what it asks is noted in one (audit.go).
 package dockerapi
 
 import (
@@ -23,6 +24,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caisson-engine/caisson/engine/audit"
 	"github.com/caisson-engine/caisson/engine/identity"
 )
 
@@ -43,6 +45,8 @@ type Config struct {
 	GitCommit string
 	BuildTime string // RFC 3339
 	Kernel    string // host kernel version
+	// Audit is where requests that change something are noted, and denials; nil: nowhere.
+	Audit *audit.Log
 }
 
 // Server answers API requests. It is an http.Handler, safe for concurrent use.
@@ -98,6 +102,9 @@ type call struct {
 	r       *http.Request
 	version int    // minor API version: 50 for 1.50
 	name    string // the {name} of the pattern
+	route   *route // nil until found
+	note    *audit.Note
+	audited bool
 	query   map[string][]string
 }
 
@@ -139,11 +146,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Docker-Experimental", "false")
 	h.Set("Ostype", hostOS)
 	h.Set("Server", s.server)
+	who := identity.From(r.Context())
 	if r.TLS != nil {
-		r = r.WithContext(identity.With(r.Context(), tlsIdentity(r.TLS)))
+		who = tlsIdentity(r.TLS)
 	}
-	c := &call{Server: s, w: w, r: r, version: newest}
-	if err := s.dispatch(c); err != nil {
+	c := &call{Server: s, w: w, version: newest, note: &audit.Note{}}
+	who, err := s.eng.Identify(who)
+	c.r = r.WithContext(audit.With(identity.With(r.Context(), who), c.note))
+	if err == nil {
+		err = s.dispatch(c)
+	}
+	c.audit(err)
+	if err != nil {
 		s.fail(c, err)
 	}
 }
@@ -178,7 +192,7 @@ func (s *Server) dispatch(c *call) error {
 	if rt.handler == nil {
 		return notImplemented(rt)
 	}
-	c.name = name
+	c.name, c.route = name, rt
 	if c.r.URL.RawQuery != "" {
 		c.query = c.r.URL.Query()
 	}

@@ -197,6 +197,7 @@ func (p *progress) finish(err error) error {
 			status, msg := statusOf(err)
 			p.send(streamError{msg, &jsonstream.Error{Code: status, Message: msg}})
 		}
+		p.c.audit(err)
 		err = nil
 	}
 	if p.started {
@@ -234,6 +235,7 @@ func (l *lazy) finish(err error) error {
 	case !l.started:
 		return err
 	}
+	l.c.audit(err)
 	l.c.log.Debug("stream broken off", "path", l.c.r.URL.Path, "error", err)
 	panic(http.ErrAbortHandler)
 }

@@ -40,7 +40,7 @@ func (s shelf) Save(_ context.Context, _ []string, _ *ocispec.Platform, w io.Wri
 	return s.save(w)
 }
 
-func (*stub) EmitImage(events.Action, string, string) {}
+func (*stub) EmitImage(context.Context, events.Action, string, string) {}
 
 func askImages(s shelf, method, target string) *http.Response {
 	w := httptest.NewRecorder()

@@ -11,6 +11,8 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/events"
+
+	"github.com/caisson-engine/caisson/engine/identity"
 )
 
 const (
@@ -21,14 +23,21 @@ const (
 // Bus is the distributor. Its methods are safe for concurrent use.
 type Bus struct {
 	mu   sync.Mutex
-	ring []events.Message // oldest first once full, from next
+	ring []scoped // oldest first once full, from next
 	next int
 	subs map[*sub]struct{}
+}
+
+// scoped is a message with the scope of what it is about; see package identity.
+type scoped struct {
+	events.Message
+	scope string
 }
 
 // sub is one subscriber. Its queue grows up to behind; its goroutine moves the
 // queue to its channel.
 type sub struct {
+	as    identity.Identity
 	match func(events.Message) bool
 	until time.Time
 	queue []events.Message
@@ -39,8 +48,9 @@ type sub struct {
 // New makes a bus.
 func New() *Bus { return &Bus{subs: map[*sub]struct{}{}} }
 
-// Publish stores and distributes a message. It never blocks.
-func (b *Bus) Publish(m events.Message) {
+// Publish stores and distributes a message about what is in scope. It never blocks.
+func (b *Bus) Publish(scope string, msg events.Message) {
+	m := scoped{msg, scope}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.ring) < keep {
@@ -54,14 +64,14 @@ func (b *Bus) Publish(m events.Message) {
 	}
 }
 
-func (s *sub) add(m events.Message) {
+func (s *sub) add(m scoped) {
 	switch {
-	case s.lost || !s.match(m):
+	case s.lost || !s.as.Sees(m.scope) || !s.match(m.Message):
 		return
 	case len(s.queue) >= behind:
 		s.lost, s.queue = true, nil
 	default:
-		s.queue = append(s.queue, m)
+		s.queue = append(s.queue, m.Message)
 	}
 	select {
 	case s.wake <- struct{}{}:
@@ -69,12 +79,12 @@ func (s *sub) add(m events.Message) {
 	}
 }
 
-// Subscribe replays what matches f from since on (a zero since: nothing) and
+// Subscribe replays what a client sees and matches f from since on (a zero since: nothing) and
 // follows until until (zero: for ever), ctx ends, or the subscriber falls
 // thousands of messages behind; then the channel is closed. An until in the past
 // only replays.
-func (b *Bus) Subscribe(ctx context.Context, since, until time.Time, f map[string][]string) <-chan events.Message {
-	s := &sub{match: Matcher(f), until: until, wake: make(chan struct{}, 1)}
+func (b *Bus) Subscribe(ctx context.Context, as identity.Identity, since, until time.Time, f map[string][]string) <-chan events.Message {
+	s := &sub{as: as, match: Matcher(f), until: until, wake: make(chan struct{}, 1)}
 	b.mu.Lock()
 	if !since.IsZero() {
 		for i := range b.ring {

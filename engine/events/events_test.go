@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/events"
+
+	"github.com/caisson-engine/caisson/engine/identity"
 )
 
 func message(n int, action events.Action) events.Message {
@@ -28,15 +30,15 @@ func ids(ch <-chan events.Message) (out []string) {
 func TestReplayAndFollow(t *testing.T) {
 	b := New()
 	for i := range 3 {
-		b.Publish(message(i, "create"))
+		b.Publish("", message(i, "create"))
 	}
-	past := b.Subscribe(t.Context(), time.Unix(1000, 1), time.Unix(1000, 1), nil)
+	past := b.Subscribe(t.Context(), identity.Engine, time.Unix(1000, 1), time.Unix(1000, 1), nil)
 	if got := ids(past); !slices.Equal(got, []string{"id1"}) {
 		t.Error(got)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	ch := b.Subscribe(ctx, time.Unix(1000, 2), time.Time{}, nil)
-	b.Publish(message(3, "start"))
+	ch := b.Subscribe(ctx, identity.Engine, time.Unix(1000, 2), time.Time{}, nil)
+	b.Publish("", message(3, "start"))
 	if a, z := <-ch, <-ch; a.Actor.ID != "id2" || z.Actor.ID != "id3" {
 		t.Error(a, z)
 	}
@@ -52,9 +54,9 @@ func TestReplayAndFollow(t *testing.T) {
 func TestRingKeepsTheNewest(t *testing.T) {
 	b := New()
 	for i := range keep + 10 {
-		b.Publish(message(i, "create"))
+		b.Publish("", message(i, "create"))
 	}
-	got := ids(b.Subscribe(t.Context(), time.Unix(0, 1), time.Unix(2000, 0), nil))
+	got := ids(b.Subscribe(t.Context(), identity.Engine, time.Unix(0, 1), time.Unix(2000, 0), nil))
 	if len(got) != keep || got[0] != "id10" || got[keep-1] != fmt.Sprintf("id%d", keep+9) {
 		t.Errorf("%d messages, %s to %s", len(got), got[0], got[len(got)-1])
 	}
@@ -63,9 +65,9 @@ func TestRingKeepsTheNewest(t *testing.T) {
 // Whoever does not listen is dropped; nobody waits for it.
 func TestSlowSubscriber(t *testing.T) {
 	b := New()
-	slow := b.Subscribe(t.Context(), time.Time{}, time.Time{}, nil)
+	slow := b.Subscribe(t.Context(), identity.Engine, time.Time{}, time.Time{}, nil)
 	for i := range 3 * behind {
-		b.Publish(message(i, "create"))
+		b.Publish("", message(i, "create"))
 	}
 	n := 0
 	for range slow {

@@ -31,6 +31,7 @@ type Network struct {
 	ID        string
 	Name      string
 	Driver    string // bridge, host, null
+	Tenant    string // whose it is: "" is the host owner's, which everybody may use
 	Created   time.Time
 	Interface string       // the bridge on the host, "" if there is none
 	IPv4      netip.Prefix // gateway's address with the subnet's length; zero: none

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -64,12 +65,36 @@ type Decision struct {
 	Set Limits `json:"-"`
 }
 
-// ruleName is how messages name a rule: the one that matched, or that none did.
+// NoRule stands for a rule's name where none matched.
+const NoRule = "(none)"
+
 func ruleName(r *Rule) string {
 	if r == nil {
-		return "(none)"
+		return NoRule
 	}
 	return r.Name
+}
+
+// Refusal is a PermissionDenied that knows the rule it comes from.
+type Refusal struct {
+	Rule string
+	err  error
+}
+
+func (r *Refusal) Error() string { return r.err.Error() }
+func (r *Refusal) Unwrap() error { return r.err }
+
+// refusal is fmt.Errorf for a rule.
+func refusal(rule, format string, a ...any) error {
+	return &Refusal{rule, fmt.Errorf(format, a...)}
+}
+
+// RuleOf is the rule that an error comes from, "" if it comes from none.
+func RuleOf(err error) string {
+	if r, ok := errors.AsType[*Refusal](err); ok {
+		return r.Rule
+	}
+	return ""
 }
 
 // Decide answers. Errors: PermissionDenied names the rule that forbids what was
@@ -106,7 +131,7 @@ func (p *Policy) Decide(in Input) (Decision, error) {
 		return Decision{}, err
 	case err == nil && l.Strength >= floor.strength:
 	case asked:
-		return Decision{}, fmt.Errorf("policy: rule %s forbids level %s: at least %s is required: leave --isolation and --runtime out, or ask for %s: %w", floor.rule, l.Name, floor.level, floor.level, errdefs.ErrPermissionDenied)
+		return Decision{}, refusal(floor.rule, "policy: rule %s forbids level %s: at least %s is required: leave --isolation and --runtime out, or ask for %s: %w", floor.rule, l.Name, floor.level, floor.level, errdefs.ErrPermissionDenied)
 	default:
 		// Nobody asked for the weaker level: the least decides.
 		if b, l, err = p.pick(in, floor.level, ""); err != nil {
@@ -138,7 +163,7 @@ func (p *Policy) Violation(in Input, level Level, emulated bool) error {
 		return err
 	}
 	if level.Strength < floor.strength {
-		return fmt.Errorf("policy: rule %s forbids level %s: at least %s is required: remove the container and make it anew: %w", floor.rule, level.Name, floor.level, errdefs.ErrPermissionDenied)
+		return refusal(floor.rule, "policy: rule %s forbids level %s: at least %s is required: remove the container and make it anew: %w", floor.rule, level.Name, floor.level, errdefs.ErrPermissionDenied)
 	}
 	if emulated && !p.AllowEmulation {
 		return emulation(level.Name)
@@ -147,7 +172,7 @@ func (p *Policy) Violation(in Input, level Level, emulated bool) error {
 }
 
 func emulation(what string) error {
-	return fmt.Errorf("policy: %s is only emulated on this host, which is no security boundary: use a host with hardware virtualisation, or set allow_emulation: true in the policy: %w", what, errdefs.ErrPermissionDenied)
+	return refusal("allow_emulation", "policy: %s is only emulated on this host, which is no security boundary: use a host with hardware virtualisation, or set allow_emulation: true in the policy: %w", what, errdefs.ErrPermissionDenied)
 }
 
 // floor is the least level that a container may have.
@@ -190,7 +215,7 @@ func (p *Policy) refuse(r *Rule, in *Input) error {
 		if r.Deny.Why != "" {
 			why = r.Deny.Why
 		}
-		return fmt.Errorf("policy: rule %q denies this container: %s: %w", r.Name, why, errdefs.ErrPermissionDenied)
+		return refusal(r.Name, "policy: rule %q denies this container: %s: %w", r.Name, why, errdefs.ErrPermissionDenied)
 	}
 	var allow *Allow
 	if r != nil {
@@ -204,7 +229,7 @@ func (p *Policy) refuse(r *Rule, in *Input) error {
 	}
 	if r != nil {
 		if what := r.Limits.exceeded(in.Resources, r.Defaults); what != "" {
-			return fmt.Errorf("policy: rule %q limits %s: ask for less, or have the host's owner raise limits of the rule: %w", r.Name, what, errdefs.ErrPermissionDenied)
+			return refusal(r.Name, "policy: rule %q limits %s: ask for less, or have the host's owner raise limits of the rule: %w", r.Name, what, errdefs.ErrPermissionDenied)
 		}
 	}
 	return nil
@@ -224,9 +249,9 @@ func denied(r *Rule, in *Input, no []Ask) error {
 	}
 	remedy := fmt.Sprintf("run without, or ask the host's owner to allow it (%s)", strings.Join(fix, ", "))
 	if r == nil {
-		return fmt.Errorf("policy: no rule matches, so %s may not use %s: %s: %w", who(in.Identity), strings.Join(what, ", "), remedy, errdefs.ErrPermissionDenied)
+		return refusal(NoRule, "policy: no rule matches, so %s may not use %s: %s: %w", who(in.Identity), strings.Join(what, ", "), remedy, errdefs.ErrPermissionDenied)
 	}
-	return fmt.Errorf("policy: rule %q does not allow %s to use %s: %s: %w", r.Name, who(in.Identity), strings.Join(what, ", "), remedy, errdefs.ErrPermissionDenied)
+	return refusal(r.Name, "policy: rule %q does not allow %s to use %s: %s: %w", r.Name, who(in.Identity), strings.Join(what, ", "), remedy, errdefs.ErrPermissionDenied)
 }
 
 // exceeded says which limit is not kept, "" if all are.

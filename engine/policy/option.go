@@ -48,9 +48,11 @@ var options = map[string]option{
 	"realtime":            boolean("realtime scheduling (%s)", func(a *Allow) bool { return a.Realtime }),
 	"host_paths":          {"the host path %s", func(a *Allow, v string) bool { return a.path(v) }, `host_paths: [%q]`},
 	"devices":             {"the device %s", func(a *Allow, v string) bool { return anyGlob(a.Devices, v) }, `devices: [%q]`},
-	"capabilities":        {"--cap-add %s", func(a *Allow, v string) bool { return slices.Contains(a.Capabilities, v) || slices.Contains(a.Capabilities, "ALL") }, `capabilities: [%s]`},
-	"host_ports":          {"the host port %s", func(a *Allow, v string) bool { return a.port(v) }, `host_ports: [%q]`},
-	"annotations":         {"--annotation %s", func(a *Allow, v string) bool { return anyGlob(a.Annotations, v) }, `annotations: [%q]`},
+	"capabilities": {"--cap-add %s", func(a *Allow, v string) bool {
+		return slices.Contains(a.Capabilities, v) || slices.Contains(a.Capabilities, "ALL")
+	}, `capabilities: [%s]`},
+	"host_ports":  {"the host port %s", func(a *Allow, v string) bool { return a.port(v) }, `host_ports: [%q]`},
+	"annotations": {"--annotation %s", func(a *Allow, v string) bool { return anyGlob(a.Annotations, v) }, `annotations: [%q]`},
 }
 
 // OptionNames are the keys that allow and requests may have, sorted.

@@ -163,7 +163,7 @@ func (m *Match) fits(in *Input) bool {
 // named tells whether a name that can be trusted matches. * also matches an
 // image that has none.
 func (m *Match) named(names []string) bool {
-	return slices.Contains(m.Image, "*") || slices.ContainsFunc(names, func(n string) bool { return anyGlob(m.Image, n) })
+	return slices.Contains(m.Image, "*") || slices.ContainsFunc(names, func(n string) bool { return imageGlob(m.Image, n) })
 }
 
 // match is the first rule that fits, nil if none does.

@@ -1,9 +1,11 @@
 package policy
 
 import (
-	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -30,12 +32,16 @@ type Tenant struct {
 	Name  string `yaml:"name"`
 	Who   `yaml:",inline"`
 	Quota Quota `yaml:"quota"`
+	// Registries are those that it may pull from, push to, log in to and search;
+	// globs. None given: all but this host itself.
+	Registries List `yaml:"registries"`
 }
 
 // Others is what holds for clients that are no admin and of no tenant.
 type Others struct {
-	Deny  Deny  `yaml:"deny"`
-	Quota Quota `yaml:"quota"` // of each
+	Deny       Deny  `yaml:"deny"`
+	Quota      Quota `yaml:"quota"` // of each
+	Registries List  `yaml:"registries"`
 }
 
 // Quota bounds what the containers of one tenant may have in sum, those that do
@@ -70,11 +76,11 @@ const slack = 1e-9
 // tenant has. One without a limit of its own does not fit under a quota of that.
 func (q Quota) Admit(tenant string, have, more Quota) error {
 	over := func(what, flag string, limit, used, asked any) error {
-		return fmt.Errorf("policy: quota of tenant %s: %s: %v allowed, %v in use, %v asked for: remove containers, ask for less%s, or have the host's owner raise the quota: %w",
+		return refusal("quota", "policy: quota of tenant %s: %s: %v allowed, %v in use, %v asked for: remove containers, ask for less%s, or have the host's owner raise the quota: %w",
 			tenant, what, limit, used, asked, flag, errdefs.ErrPermissionDenied)
 	}
 	unbounded := func(what, flag string) error {
-		return fmt.Errorf("policy: quota of tenant %s: its %s is counted, so every container must have a limit: give %s: %w", tenant, what, flag, errdefs.ErrPermissionDenied)
+		return refusal("quota", "policy: quota of tenant %s: its %s is counted, so every container must have a limit: give %s: %w", tenant, what, flag, errdefs.ErrPermissionDenied)
 	}
 	sum := have.Add(more)
 	switch {
@@ -123,10 +129,10 @@ func (p *Policy) Identify(id identity.Identity) (identity.Identity, error) {
 		if p.Others.Deny.Why != "" {
 			why = ": " + p.Others.Deny.Why
 		}
-		return id, fmt.Errorf("policy: others are denied, and %s is of no tenant%s: ask the host's owner to add it to one: %w", id.Tenant, why, errdefs.ErrPermissionDenied)
+		return id, refusal("others", "policy: others are denied, and %s is of no tenant%s: ask the host's owner to add it to one: %w", id.Tenant, why, errdefs.ErrPermissionDenied)
 	}
 	if identity.Dir(id.Tenant) == "" {
-		return id, fmt.Errorf("policy: the name %.40q… is too long for a tenant: give it one in the policy: %w", id.Tenant, errdefs.ErrPermissionDenied)
+		return id, refusal("others", "policy: the name %.40q… is too long for a tenant: give it one in the policy: %w", id.Tenant, errdefs.ErrPermissionDenied)
 	}
 	return id, nil
 }
@@ -145,4 +151,35 @@ func (p *Policy) QuotaOf(tenant string) Quota {
 }
 
 // Shares tells whether the host's owner lets tenants use an image of this name.
-func (p *Policy) Shares(fullName string) bool { return anyGlob(p.SharedImages, fullName) }
+func (p *Policy) Shares(fullName string) bool { return imageGlob(p.SharedImages, fullName) }
+
+// Registry says whether a client may have the engine speak to a registry. What
+// listens on this host itself is not for tenants unless they are told so.
+func (p *Policy) Registry(id identity.Identity, host string) error {
+	if id.Admin {
+		return nil
+	}
+	var list List
+	if i := slices.IndexFunc(p.Tenants, func(t Tenant) bool { return t.Name == id.Tenant }); i >= 0 {
+		list = p.Tenants[i].Registries
+	} else if p.Others != nil {
+		list = p.Others.Registries
+	}
+	if list == nil && !local(host) || anyGlob(list, host) {
+		return nil
+	}
+	return refusal("registries", "policy: %s may not use registry %s: use another, or ask the host's owner to add it to its registries: %w", who(id), host, errdefs.ErrPermissionDenied)
+}
+
+// local tells that a registry's host[:port] is this host by its own words.
+func local(host string) bool {
+	name := strings.ToLower(host)
+	if h, _, err := net.SplitHostPort(name); err == nil {
+		name = h
+	}
+	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
+		return true
+	}
+	a, err := netip.ParseAddr(strings.Trim(name, "[]"))
+	return err == nil && (a.Unmap().IsLoopback() || a.Unmap().IsLinkLocalUnicast() || a.IsUnspecified())
+}

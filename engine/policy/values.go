@@ -140,6 +140,17 @@ func fullPattern(p string) string {
 	return p
 }
 
+// imageGlob matches a full name; a pattern of every tag also means digests.
+func imageGlob(patterns []string, full string) bool {
+	for _, p := range patterns {
+		repo, all := strings.CutSuffix(p, ":*")
+		if glob(p, full) || all && glob(repo+"@*", full) {
+			return true
+		}
+	}
+	return false
+}
+
 // registryOf is the registry of a full name.
 func registryOf(full string) string {
 	r, _, _ := strings.Cut(full, "/")

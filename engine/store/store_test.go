@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/caisson-engine/caisson/engine/identity"
 )
 
 func open(t testing.TB, path string) *Journal {
@@ -213,33 +215,33 @@ func TestIndex(t *testing.T) {
 	x := NewIndex[int]("container")
 	for i, id := range []string{"abc1", "abc2", "def3"} {
 		name := fmt.Sprintf("n%d", i)
-		if _, err := x.Reserve(name, id); err != nil {
+		if _, err := x.Reserve("", name, id); err != nil {
 			t.Fatal(err)
 		}
-		x.Put(id, i)
+		x.Put("", id, i)
 	}
-	if owner, err := x.Reserve("n0", "other"); !errdefs.IsAlreadyExists(err) || owner != "abc1" {
+	if owner, err := x.Reserve("", "n0", "other"); !errdefs.IsAlreadyExists(err) || owner != "abc1" {
 		t.Error(owner, err)
 	}
 	for ref, want := range map[string]int{"abc1": 0, "n1": 1, "/n1": 1, "d": 2} {
-		if got, err := x.Find(ref); err != nil || got != want {
+		if got, err := x.Find(identity.Engine, ref); err != nil || got != want {
 			t.Errorf("%s: %d, %v", ref, got, err)
 		}
 	}
-	if _, err := x.Find("abc"); !errdefs.IsInvalidArgument(err) {
+	if _, err := x.Find(identity.Engine, "abc"); !errdefs.IsInvalidArgument(err) {
 		t.Error(err)
 	}
 	for _, ref := range []string{"", "nope", "n9"} {
-		if _, err := x.Find(ref); !errdefs.IsNotFound(err) || !strings.HasPrefix(err.Error(), "No such container: "+ref) {
+		if _, err := x.Find(identity.Engine, ref); !errdefs.IsNotFound(err) || !strings.HasPrefix(err.Error(), "No such container: "+ref) {
 			t.Errorf("%q: %v", ref, err)
 		}
 	}
-	x.Unreserve("n0", "abc2") // not its name
-	if _, err := x.Find("n0"); err != nil {
+	x.Unreserve("", "n0", "abc2") // not its name
+	if _, err := x.Find(identity.Engine, "n0"); err != nil {
 		t.Error(err)
 	}
 	x.Delete("abc1", "n0")
-	if _, err := x.Reserve("n0", "new"); err != nil {
+	if _, err := x.Reserve("", "n0", "new"); err != nil {
 		t.Error(err)
 	}
 }

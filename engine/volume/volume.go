@@ -21,6 +21,7 @@ import (
 type Mount struct {
 	Type        mount.Type        `json:"type"`
 	Name        string            `json:"name,omitempty"`   // volume
+	Tenant      string            `json:"tenant,omitempty"` // volume: the scope that its name is of
 	Source      string            `json:"source,omitempty"` // on the host
 	Destination string            `json:"dest"`
 	Driver      string            `json:"driver,omitempty"` // volume
