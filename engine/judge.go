@@ -92,15 +92,9 @@ func (e *Engine) base(d Defaults) policy.Base {
 
 // question is what the policy is asked about a planned container.
 func (e *Engine) question(who identity.Identity, rec *container.Record, d Defaults) policy.Input {
-	h := rec.Host
 	in := policy.Input{
-		Identity: who, Image: rec.ImageRef, Names: rec.Names, Labels: rec.Config.Labels, OS: rec.OS,
-		Network: string(h.NetworkMode), Isolation: string(h.Isolation), Runtime: h.Runtime,
-		Asks: policy.Asks(h, binds(rec.Mounts), e.base(d)), Resources: resourcesOf(&h.Resources), Backends: e.choices(),
-	}
-	if h.NetworkMode.IsContainer() {
-		in.Network = "container"
-	}
+		Identity: who, Image: rec.ImageRef, Names: rec.Names, OS: rec.OS, Backends: e.choices(),
+	}.Of(rec.Config, rec.Host, binds(rec.Mounts), e.base(d))
 	in.Digests = append(in.Digests, rec.Image)
 	if rec.Manifest != nil {
 		in.Digests = append(in.Digests, rec.Manifest.Digest.String())
@@ -117,22 +111,6 @@ func binds(mounts []volume.Mount) (out []policy.Bind) {
 		if m.Type == mount.TypeBind {
 			out = append(out, policy.Bind{Source: m.Source, ReadOnly: m.ReadOnly, Propagation: string(m.Propagation)})
 		}
-	}
-	return out
-}
-
-// defaultPeriod is the kernel's, in microseconds.
-const defaultPeriod = 100_000
-
-func resourcesOf(r *apicontainer.Resources) policy.Resources {
-	out := policy.Resources{Memory: r.Memory, Swap: r.MemorySwap, CPUs: float64(r.NanoCPUs) / 1e9}
-	if out.CPUs == 0 && r.CPUQuota > 0 {
-		out.CPUs = float64(r.CPUQuota) / float64(cmp.Or(r.CPUPeriod, defaultPeriod))
-	} else if r.CPUQuota < 0 {
-		out.CPUs = -1
-	}
-	if r.PidsLimit != nil {
-		out.Pids = *r.PidsLimit
 	}
 	return out
 }
@@ -215,7 +193,7 @@ func (e *Engine) reviewed() {
 
 // usage is what a container counts for in its tenant's quota.
 func usage(rec *container.Record) policy.Quota {
-	r := resourcesOf(&rec.Host.Resources)
+	r := policy.ResourcesOf(&rec.Host.Resources)
 	q := policy.Quota{Containers: 1, Memory: policy.Bytes(max(r.Memory, 0)), CPUs: max(r.CPUs, 0), Pids: max(r.Pids, 0)}
 	for _, b := range rec.Host.PortBindings {
 		q.PublishedPorts += len(b)
@@ -336,7 +314,7 @@ func (e *Engine) Explain(ctx context.Context, r CreateRequest, as *identity.Iden
 	if planErr == nil {
 		d := rec.Decision
 		x.Level, x.Backend, x.Strength, x.Emulated, x.Rule, x.Reason = d.Level, d.Backend, d.Strength, d.Emulated, d.Rule, d.Reason
-		res := resourcesOf(&rec.Host.Resources)
+		res := policy.ResourcesOf(&rec.Host.Resources)
 		x.Memory, x.CPUs, x.Pids, x.ImageNames = res.Memory, res.CPUs, res.Pids, rec.Names
 		done, err := e.admit(rec)
 		if planErr = err; err == nil {

@@ -25,6 +25,7 @@ func commands() *command {
 				&contextCreateCommand, &contextInspectCommand, &contextLsCommand, &contextRmCommand, &contextShowCommand, &contextUseCommand,
 			}},
 			{name: "backend", short: "Look at the ways to isolate that the engine has", sub: []*command{&backendLsCommand}},
+			&policyCommands,
 			&attachCommand, &commitCommand, &cpCommand, &createCommand, &diffCommand, &eventsCommand, &exportCommand,
 			&historyCommand, &importCommand, &inspectCommand, &killCommand, &loadCommand, &logsCommand, &pauseCommand,
 			&portCommand, &renameCommand, &restartCommand, &rmCommand, &rmiCommand, &saveCommand, &startCommand,

@@ -80,3 +80,54 @@ func (c *Client) Backends(ctx context.Context) ([]Backend, error) {
 	err := c.Call(ctx, Request{Method: http.MethodGet, Path: "/caisson/backends"}, &out)
 	return out, err
 }
+
+// Quota is what a tenant may have, or has, in sum.
+type Quota struct {
+	Containers     int
+	Memory         int64
+	CPUs           float64
+	Pids           int64
+	PublishedPorts int
+}
+
+// Explanation is what a Caisson engine's policy says of a container.
+type Explanation struct {
+	Client, Tenant string
+	Admin, Allowed bool
+	Level, Backend string
+	Strength       int
+	Emulated       bool
+	Rule, Reason   string
+	Refused        string // why, "" if it would be allowed
+	Options        []string
+	ImageNames     []string
+	ImageHere      bool
+	Memory         int64
+	CPUs           float64
+	Pids           int64
+	Quota, Used    *Quota
+}
+
+// Explain asks what would become of a create, also as the engine sent it. as
+// asks on behalf of another client, "" for this one.
+func (c *Client) Explain(ctx context.Context, r CreateRequest, platform, as string) (Explanation, json.RawMessage, error) {
+	var raw json.RawMessage
+	var out Explanation
+	err := c.Call(ctx, Request{Method: http.MethodPost, Path: "/caisson/policy/explain", Query: query("platform", platform, "as", as), Body: r}, &raw)
+	if err == nil {
+		err = json.Unmarshal(raw, &out)
+	}
+	return out, raw, err
+}
+
+// Violation is a container that a Caisson engine's policy would not allow any more.
+type Violation struct {
+	ID, Name, Tenant, State, Rule, Reason string
+}
+
+// Violations lists those that this client sees.
+func (c *Client) Violations(ctx context.Context) ([]Violation, error) {
+	var out []Violation
+	err := c.Call(ctx, Request{Method: http.MethodGet, Path: "/caisson/policy/violations"}, &out)
+	return out, err
+}

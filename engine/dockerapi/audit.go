@@ -51,6 +51,7 @@ func (c *call) audit(err error) {
 	}
 	e.Outcome = audit.Allowed
 	if err != nil {
+		e.Made = ""
 		e.Status, e.Reason = statusOf(err)
 		switch {
 		case denied:

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Identity is an authenticated client.
@@ -49,6 +50,38 @@ func FromPeer(uid, gid, pid int, groups ...int) Identity {
 // FromCert is the identity of a TLS client whose certificate was verified.
 func FromCert(commonName, subject string) Identity {
 	return Identity{Tenant: "cert:" + commonName, UID: -1, GID: -1, Common: commonName, Cert: subject}
+}
+
+// Parse reads a client's name: uid:N, uid:N:GID[,GID…], cert:NAME or anonymous.
+func Parse(s string) (id Identity, ok bool) {
+	kind, rest, _ := strings.Cut(s, ":")
+	switch {
+	case s == Anonymous.Tenant:
+		return Anonymous, true
+	case kind == "cert" && rest != "":
+		return FromCert(rest, "CN="+rest), true
+	case kind != "uid":
+		return id, false
+	}
+	user, groups, has := strings.Cut(rest, ":")
+	uid, err := strconv.Atoi(user)
+	if err != nil || uid < 0 {
+		return id, false
+	}
+	id = FromPeer(uid, -1, 0)
+	for g := range strings.SplitSeq(groups, ",") {
+		gid, err := strconv.Atoi(g)
+		switch {
+		case !has:
+		case err != nil || gid < 0:
+			return id, false
+		case id.GID < 0:
+			id.GID = gid
+		default:
+			id.Groups = append(id.Groups, gid)
+		}
+	}
+	return id, true
 }
 
 // InGroup tells whether a unix peer is in a group, by its first or another.

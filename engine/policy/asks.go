@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -138,4 +139,32 @@ func askSecurity(h *container.HostConfig, base Base, ask func(bool, string, ...s
 		}
 		ask(less(h.MaskedPaths, base.MaskedPaths) || less(h.ReadonlyPaths, base.ReadonlyPaths), "system_paths")
 	}
+}
+
+// Of is the question about a container of this configuration.
+func (in Input) Of(c *container.Config, h *container.HostConfig, binds []Bind, base Base) Input {
+	in.Labels, in.Network, in.Isolation, in.Runtime = c.Labels, string(h.NetworkMode), string(h.Isolation), h.Runtime
+	if h.NetworkMode.IsContainer() {
+		in.Network = "container"
+	}
+	in.Asks, in.Resources = Asks(h, binds, base), ResourcesOf(&h.Resources)
+	return in
+}
+
+// defaultPeriod is the kernel's, in microseconds.
+const defaultPeriod = 100_000
+
+// ResourcesOf are a container's limits.
+func ResourcesOf(r *container.Resources) Resources {
+	out := Resources{Memory: r.Memory, Swap: r.MemorySwap, CPUs: float64(r.NanoCPUs) / 1e9}
+	switch {
+	case out.CPUs == 0 && r.CPUQuota > 0:
+		out.CPUs = float64(r.CPUQuota) / float64(cmp.Or(r.CPUPeriod, defaultPeriod))
+	case r.CPUQuota < 0:
+		out.CPUs = -1
+	}
+	if r.PidsLimit != nil {
+		out.Pids = *r.PidsLimit
+	}
+	return out
 }

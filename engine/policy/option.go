@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Ask is one option that a container asks for and that not everybody may have,
@@ -119,8 +120,8 @@ func portRange(s string) (low, high int, err error) {
 }
 
 var (
-	digestRE     = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-	capabilityRE = regexp.MustCompile(`^[A-Z][A-Z_]{2,40}$`)
+	digestRE     = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^sha256:[0-9a-f]{64}$`) })
+	capabilityRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Z][A-Z_]{2,40}$`) })
 )
 
 // Capability is a capability's one name: without CAP_, in capitals.
@@ -137,7 +138,7 @@ func (a *Allow) complete() (key []any, what string) {
 		}
 	}
 	for i, c := range a.Capabilities {
-		if a.Capabilities[i] = Capability(c); !capabilityRE.MatchString(a.Capabilities[i]) {
+		if a.Capabilities[i] = Capability(c); !capabilityRE().MatchString(a.Capabilities[i]) {
 			return []any{"allow", "capabilities", i}, fmt.Sprintf("%q is no capability", c)
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"gopkg.in/yaml.v3"
@@ -88,9 +89,13 @@ func decodeStrict[T any](b []byte, into *T) error {
 }
 
 var (
-	unknownField = regexp.MustCompile(`field (\S+) not found in type \S+`)
-	givenTwice   = regexp.MustCompile(`mapping key "([^"]*)" already defined at line (\d+)`)
-	wrongType    = regexp.MustCompile("cannot unmarshal !!(\\w+)(?: `([^`]*)`)? into (\\S+)")
+	unknownField = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`field (\S+) not found in type \S+`) })
+	givenTwice   = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`mapping key "([^"]*)" already defined at line (\d+)`)
+	})
+	wrongType = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile("cannot unmarshal !!(\\w+)(?: `([^`]*)`)? into (\\S+)")
+	})
 )
 
 // plainly says a yaml error in words that do not speak of Go.
@@ -100,10 +105,10 @@ func plainly(err error) string {
 		msg = strings.Join(te.Errors, "; ")
 	}
 	msg = strings.TrimPrefix(msg, "yaml: ")
-	msg = unknownField.ReplaceAllString(msg, `there is no key "$1" here`)
-	msg = givenTwice.ReplaceAllString(msg, `key "$1" was given already, in line $2`)
-	return wrongType.ReplaceAllStringFunc(msg, func(s string) string {
-		m := wrongType.FindStringSubmatch(s)
+	msg = unknownField().ReplaceAllString(msg, `there is no key "$1" here`)
+	msg = givenTwice().ReplaceAllString(msg, `key "$1" was given already, in line $2`)
+	return wrongType().ReplaceAllStringFunc(msg, func(s string) string {
+		m := wrongType().FindStringSubmatch(s)
 		want := map[string]string{"bool": "true or false", "int": "a whole number", "int64": "a whole number", "float64": "a number", "string": "text", "[]int": "a list of numbers"}[m[3]]
 		switch {
 		case want != "":
@@ -130,7 +135,7 @@ func (p *Policy) complete(tree *yaml.Node) error {
 		t := &p.Tenants[i]
 		here := []any{"tenants", i}
 		switch {
-		case !nameRE.MatchString(t.Name):
+		case !nameRE().MatchString(t.Name):
 			return at("tenant name %q: want 1 to 63 letters, digits, dots, dashes or underscores, a letter or digit first", here, t.Name)
 		case reserved[strings.ToLower(t.Name)]:
 			return at("tenant name %q has a meaning of its own", here, t.Name)
@@ -172,7 +177,7 @@ func (p *Policy) complete(tree *yaml.Node) error {
 	return nil
 }
 
-var nameRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
+var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`) })
 
 // reserved are names that a tenant cannot have.
 var reserved = map[string]bool{"engine": true, "anonymous": true, "admin": true, "admins": true, "others": true}

@@ -76,7 +76,7 @@ func (r *Rule) complete() (key []any, what string) {
 		r.Match.Image[i] = fullPattern(r.Match.Image[i])
 	}
 	for i, d := range r.Match.Digest {
-		if !digestRE.MatchString(d) {
+		if !digestRE().MatchString(d) {
 			return []any{"match", "digest", i}, fmt.Sprintf("%q is no digest: want sha256: and 64 hex digits", d)
 		}
 	}

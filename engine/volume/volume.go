@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -59,11 +60,11 @@ func invalid(format string, a ...any) error {
 }
 
 // nameRE is what a volume may be called.
-var nameRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$`)
+var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$`) })
 
 // ValidName checks a volume's name.
 func ValidName(name string) error {
-	if !nameRE.MatchString(name) {
+	if !nameRE().MatchString(name) {
 		return invalid(`create %s: %q includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path`, name, name)
 	}
 	return nil
@@ -353,7 +354,7 @@ func tmpfs(m Mount, a mount.Mount, bad func(string, ...any) error) (Mount, error
 		}
 		for _, kv := range o.Options {
 			opt := strings.Join(kv, "=")
-			if len(kv) == 0 || len(kv) > 2 || !tmpfsOptionRE.MatchString(opt) {
+			if len(kv) == 0 || len(kv) > 2 || !tmpfsOptionRE().MatchString(opt) {
 				return Mount{}, bad("invalid option: %v", kv)
 			}
 			m.Options = append(m.Options, opt)
@@ -369,7 +370,9 @@ func tmpfs(m Mount, a mount.Mount, bad func(string, ...any) error) (Mount, error
 var tmpfsDefaults = []string{"noexec", "nosuid", "nodev"}
 
 // tmpfsOptionRE is every option that a client may give.
-var tmpfsOptionRE = regexp.MustCompile(`^(ro|rw|exec|noexec|suid|nosuid|dev|nodev|sync|async|dirsync|atime|noatime|diratime|nodiratime|relatime|norelatime|strictatime|nostrictatime|(size|nr_blocks|nr_inodes)=[0-9]+[kmgKMG%]?|mode=[0-7]{1,4}|[ug]id=[0-9]{1,10}|huge=(never|always|within_size|advise)|mpol=[a-z:=,0-9-]{1,64}|r?(private|shared|slave))$`)
+var tmpfsOptionRE = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(ro|rw|exec|noexec|suid|nosuid|dev|nodev|sync|async|dirsync|atime|noatime|diratime|nodiratime|relatime|norelatime|strictatime|nostrictatime|(size|nr_blocks|nr_inodes)=[0-9]+[kmgKMG%]?|mode=[0-7]{1,4}|[ug]id=[0-9]{1,10}|huge=(never|always|within_size|advise)|mpol=[a-z:=,0-9-]{1,64}|r?(private|shared|slave))$`)
+})
 
 // tmpfsOptions reads --tmpfs's option list on top of the defaults.
 func tmpfsOptions(s string) ([]string, error) {
@@ -378,7 +381,7 @@ func tmpfsOptions(s string) ([]string, error) {
 		return out, nil
 	}
 	for o := range strings.SplitSeq(s, ",") {
-		if !tmpfsOptionRE.MatchString(o) {
+		if !tmpfsOptionRE().MatchString(o) {
 			return nil, invalid("invalid tmpfs option %q", o)
 		}
 		out = slices.DeleteFunc(out, func(d string) bool { return d == "no"+o || d == o })
