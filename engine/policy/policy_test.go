@@ -90,9 +90,12 @@ func TestParseRefuses(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("default_level: vm\nminimum_level: process\n"))
 	f.Add([]byte("a: &a [*a, *a]"))
+	f.Add([]byte(tenancy + "others: {deny: no}\nshared_images: [x]\nrules: [{name: a, match: {uid: [7], image: x, label: k=v, requests: [privileged]}, level: vm, allow: {host_paths: ['/a:ro'], host_ports: [1-9]}, limits: {memory: 1g}, defaults: {cpus: 1.5}}]"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if p, err := Parse(b); err == nil {
-			_, _ = p.Decide(Input{Backends: []Backend{process, vm}})
+			p.Warnings()
+			id, _ := p.Identify(uid7)
+			_, _ = p.Decide(Input{Identity: id, Backends: []Backend{process, vm}, Names: []string{"docker.io/x:1"}, Asks: []Ask{{"host_paths", "/a"}}})
 		}
 	})
 }
