@@ -41,6 +41,7 @@ var suites = []suite{
 	{name: "restart", stage: 3, args: test("15m", "./tests/restart/...")},
 	{name: "interop", stage: 4, args: test("20m", "./tests/interop/...", "./tests/testimage/...")},
 	{name: "security", stage: 4, args: test("15m", "./tests/security/...")},
+	{name: "tenancy", stage: 4, args: test("10m", "./tests/tenancy/...")},
 	{name: "scale", stage: 5, args: test("15m", "./tests/scale/...")},
 }
 
