@@ -10,13 +10,15 @@ import (
 // Networks lists the networks that a client sees: the host owner's, which
 // everybody may use, and its own. Of the containers on one it sees its own.
 func (e *Engine) Networks(ctx context.Context) []network.Network {
-	lister, ok := e.cfg.Network.(interface{ Networks() []network.Network })
+	lister, ok := e.cfg.Network.(interface {
+		NetworksFor(tenant string) []network.Network
+	})
 	if !ok {
 		return nil
 	}
 	who := identity.From(ctx)
 	out := []network.Network{}
-	for _, n := range lister.Networks() {
+	for _, n := range lister.NetworksFor(who.Scope()) {
 		if n.Tenant != "" && !who.Sees(n.Tenant) {
 			continue
 		}

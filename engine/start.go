@@ -332,7 +332,7 @@ func (e *Engine) files(id string) spec.Files {
 func networkRequest(rec *container.Record) network.Request {
 	h, c := rec.Host, rec.Config
 	r := network.Request{
-		Container: rec.ID, Mode: string(h.NetworkMode), Name: rec.Name,
+		Container: rec.ID, Tenant: rec.Tenant, Mode: string(h.NetworkMode), Name: rec.Name,
 		Hostname: c.Hostname, Domainname: c.Domainname,
 		Ports: h.PortBindings, PublishAll: h.PublishAllPorts,
 		DNS: h.DNS, DNSSearch: h.DNSSearch, DNSOptions: h.DNSOptions, ExtraHosts: h.ExtraHosts,

@@ -39,6 +39,9 @@ type Driver interface {
 
 	// EnsureBridge makes a bridge, or corrects the one that has its name.
 	EnsureBridge(b Bridge) error
+	// AddBridge is EnsureBridge while containers run: rules know the bridge, too,
+	// when it returns.
+	AddBridge(b Bridge) error
 	// Sync makes the host's rules and links those of the state, and no others.
 	Sync(s State) error
 

@@ -86,7 +86,7 @@ func (m *Manager) hosts(r Request, a *Attachment) ([]byte, error) {
 		}
 	}
 	for _, extra := range r.ExtraHosts {
-		name, addrs, err := m.extraHost(extra)
+		name, addrs, err := m.extraHost(r.Tenant, extra)
 		if err != nil {
 			return nil, err
 		}
@@ -114,13 +114,13 @@ func (m *Manager) hosts(r Request, a *Attachment) ([]byte, error) {
 const hostGateway = "host-gateway"
 
 // extraHost reads name:address, where the address may have brackets.
-func (m *Manager) extraHost(s string) (string, []netip.Addr, error) {
+func (m *Manager) extraHost(tenant, s string) (string, []netip.Addr, error) {
 	name, value, ok := strings.Cut(s, ":")
 	if !ok || name == "" || strings.ContainsAny(name, " \t\n\r#") {
 		return "", nil, fmt.Errorf("invalid extra host %q: write name:address: %w", s, errdefs.ErrInvalidArgument)
 	}
 	if value == hostGateway {
-		addrs := m.hostGateway()
+		addrs := m.hostGateway(tenant)
 		if len(addrs) == 0 {
 			return "", nil, fmt.Errorf("extra host %q: the default bridge has no address to stand for %s: %w", s, hostGateway, errdefs.ErrFailedPrecondition)
 		}
@@ -133,13 +133,13 @@ func (m *Manager) extraHost(s string) (string, []netip.Addr, error) {
 	return name, []netip.Addr{addr}, nil
 }
 
-func (m *Manager) hostGateway() []netip.Addr {
+func (m *Manager) hostGateway(tenant string) []netip.Addr {
 	if len(m.cfg.HostGatewayIP) > 0 {
 		return m.cfg.HostGatewayIP
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	n, err := m.find(BridgeNetwork)
+	n, err := m.find(tenant, BridgeNetwork)
 	if err != nil {
 		return nil
 	}

@@ -44,6 +44,7 @@ type Network struct {
 type subnetwork struct {
 	Network
 	pool4, pool6 *addrPool // nil without that family
+	problem      error     // why a tenant's cannot be used, nil if it can
 }
 
 // attached is what the manager holds for one container.
@@ -67,6 +68,9 @@ type Manager struct {
 	ports    *portTable
 	spares   *spares
 	problem  error // why the default bridge cannot be used, nil if it can
+
+	tenantMu sync.Mutex // held while a tenant's bridge is made; before mu
+	saved    savedState // tenantMu guards it once the manager is made
 }
 
 // NewManager checks the configuration, and chooses the default bridge's subnet
@@ -96,6 +100,10 @@ func NewManager(cfg Config, d Driver) (*Manager, error) {
 		newSubnetwork(bridge),
 		newSubnetwork(Network{ID: networkID(cfg.HostID, HostNetwork), Name: HostNetwork, Driver: "host", Created: saved.Created}),
 		newSubnetwork(Network{ID: networkID(cfg.HostID, NoneNetwork), Name: NoneNetwork, Driver: "null", Created: saved.Created}),
+	}
+	m.saved = saved
+	for _, tenant := range slices.Sorted(maps.Keys(saved.Tenants)) {
+		m.networks = append(m.networks, newSubnetwork(m.tenantNetwork(tenant, saved.Tenants[tenant])))
 	}
 	return m, nil
 }
@@ -201,10 +209,24 @@ func (m *Manager) Networks() []Network {
 	return list
 }
 
-// find is the network of a name, an id or the unambiguous beginning of one.
-func (m *Manager) find(name string) (*subnetwork, error) {
+// byID is the network of a whole id, whosever it is.
+func (m *Manager) byID(id string) (*subnetwork, error) {
+	for _, n := range m.networks {
+		if n.ID == id {
+			return n, nil
+		}
+	}
+	return nil, fmt.Errorf("network %s not found: %w", shortID(id), errdefs.ErrNotFound)
+}
+
+// find is the network that a tenant means by a name, an id or the unambiguous
+// beginning of one.
+func (m *Manager) find(tenant, name string) (*subnetwork, error) {
 	var found *subnetwork
 	for _, n := range m.networks {
+		if !n.serves(tenant) {
+			continue
+		}
 		if n.Name == name || n.ID == name {
 			return n, nil
 		}
@@ -249,6 +271,11 @@ func (m *Manager) Attach(ctx context.Context, r Request) (_ *Attachment, _ *Netn
 		return a, &Netns{Path: sandbox.Path, close: sandbox.Close}, nil
 	}
 
+	if mode == BridgeNetwork && r.Tenant != "" {
+		if err := m.ensureTenant(r.Tenant); err != nil {
+			return nil, nil, fmt.Errorf("network of container %s: %w", cmp.Or(r.Name, shortID(r.Container)), err)
+		}
+	}
 	n, err := m.claim(r, mode)
 	if err != nil {
 		return nil, nil, err
@@ -298,11 +325,14 @@ func (m *Manager) openNone(ctx context.Context, r Request) (*Sandbox, error) {
 func (m *Manager) claim(r Request, mode string) (*subnetwork, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	n, err := m.find(mode)
+	n, err := m.find(r.Tenant, mode)
 	if err != nil {
 		return nil, err
 	}
-	if n.Name == BridgeNetwork && m.problem != nil {
+	if n.problem != nil {
+		return nil, fmt.Errorf("the bridge network of tenant %s cannot be used: %w", n.Tenant, n.problem)
+	}
+	if n.Name == BridgeNetwork && n.Tenant == "" && m.problem != nil {
 		return nil, fmt.Errorf("the default bridge network cannot be used: %w; run with --network none or host, or repair it and restart the engine", m.problem)
 	}
 	if n.Interface == "" {
@@ -340,23 +370,23 @@ func (m *Manager) openOn(ctx context.Context, n *subnetwork, r Request) (Endpoin
 		return Endpoint{}, nil, err
 	}
 	if remade {
-		m.spares.drop(n.Name)
+		m.spares.drop(n.ID)
 	}
 	settings := settingsFor(r, n)
 	if len(r.Sysctls) == 0 && len(settings.MacAddress) == 0 {
-		if s, ok := m.spares.take(n.Name); ok {
+		if s, ok := m.spares.take(n.ID); ok {
 			s.endpoint.Aliases = settings.Aliases
 			return *s.endpoint, s.sandbox, nil
 		}
 	}
 	m.mu.Lock()
-	ep, link, err := m.place(n.Name, settings.MacAddress)
+	ep, link, err := m.place(n.ID, settings.MacAddress)
 	m.mu.Unlock()
 	if errdefs.IsResourceExhausted(err) {
 		// Spare namespaces must not keep the last addresses from containers.
-		m.spares.drop(n.Name)
+		m.spares.drop(n.ID)
 		m.mu.Lock()
-		ep, link, err = m.place(n.Name, settings.MacAddress)
+		ep, link, err = m.place(n.ID, settings.MacAddress)
 		m.mu.Unlock()
 	}
 	if err != nil {
@@ -373,8 +403,8 @@ func (m *Manager) openOn(ctx context.Context, n *subnetwork, r Request) (Endpoin
 }
 
 // place takes addresses on a network. The mutex is held.
-func (m *Manager) place(name string, mac network.HardwareAddr) (Endpoint, Link, error) {
-	n, err := m.find(name)
+func (m *Manager) place(id string, mac network.HardwareAddr) (Endpoint, Link, error) {
+	n, err := m.byID(id)
 	if err != nil {
 		return Endpoint{}, Link{}, err
 	}
@@ -409,7 +439,7 @@ func (m *Manager) place(name string, mac network.HardwareAddr) (Endpoint, Link, 
 func (m *Manager) unplace(ep Endpoint) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if n, err := m.find(ep.NetworkID); err == nil {
+	if n, err := m.byID(ep.NetworkID); err == nil {
 		n.giveBack(ep)
 	}
 }
@@ -434,7 +464,7 @@ func (m *Manager) give(container string, at *attached) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, ep := range at.endpoints {
-		if n, err := m.find(ep.NetworkID); err == nil {
+		if n, err := m.byID(ep.NetworkID); err == nil {
 			delete(n.Endpoints, container)
 			n.giveBack(ep)
 		}
@@ -516,6 +546,9 @@ func (m *Manager) Restore(ctx context.Context, live []*Attachment) error {
 	}
 	for _, b := range state.Bridges {
 		if err := m.driver.EnsureBridge(b); err != nil {
+			if m.spoil(b.Name, err) {
+				continue // one tenant's only
+			}
 			// Containers without a bridge still work.
 			m.log.Warn("the default bridge network cannot be used", "error", err)
 			m.mu.Lock()
@@ -541,7 +574,7 @@ func (m *Manager) adopt(a *Attachment) {
 	}
 	at := &attached{name: shortID(a.Container), endpoints: a.Endpoints}
 	for _, ep := range a.Endpoints {
-		n, err := m.find(ep.NetworkID)
+		n, err := m.byID(ep.NetworkID)
 		if err != nil {
 			m.log.Warn("a running container is on a network that is gone", "container", at.name, "network", ep.Network)
 			continue

@@ -24,6 +24,9 @@ type fakeDriver struct {
 	facts Facts
 	used  []netip.Prefix
 	fail  map[string]error // by verb
+	added []string         // bridges, while containers ran
+	// failBridge is why a bridge cannot be made, by its name.
+	failBridge map[string]error
 
 	mu       sync.Mutex
 	bridges  map[string]Bridge
@@ -47,8 +50,13 @@ func (d *fakeDriver) Lock() (func(), error)               { return func() {}, d.
 func (d *fakeDriver) Close() error                        { return nil }
 func (d *fakeDriver) Cleanup([]string) error              { return nil }
 
+func (d *fakeDriver) AddBridge(b Bridge) error {
+	d.added = append(d.added, b.Name)
+	return d.EnsureBridge(b)
+}
+
 func (d *fakeDriver) EnsureBridge(b Bridge) error {
-	if err := d.fail["EnsureBridge"]; err != nil {
+	if err := errors.Join(d.fail["EnsureBridge"], d.failBridge[b.Name]); err != nil {
 		return err
 	}
 	d.bridges[b.Name] = b

@@ -25,6 +25,7 @@ import (
 // Request describes the network that a container asks for.
 type Request struct {
 	Container  string // id
+	Tenant     string // whose it is, "" the host owner's: each has a bridge of its own
 	Mode       string // "", default, bridge, none, host, container:<id>; a network's name
 	Name       string // the container's name, for names on user-defined networks
 	Hostname   string

@@ -17,6 +17,15 @@ import (
 type savedState struct {
 	Created time.Time
 	IPv4    netip.Prefix // of the default bridge, if we chose it
+	// Tenants are the bridges of tenants.
+	Tenants map[string]savedBridge `json:",omitempty"`
+}
+
+// savedBridge is a tenant's bridge.
+type savedBridge struct {
+	Number  int // its interface derives from it
+	Created time.Time
+	IPv4    netip.Prefix
 }
 
 const savedName = "networks.json"

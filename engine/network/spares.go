@@ -24,7 +24,7 @@ type spare struct {
 // with it. Networks that nobody asked for have none.
 type spares struct {
 	most int
-	make func(network string) (spare, error) // by name
+	make func(network string) (spare, error) // by id; NoneNetwork stands for itself
 	free func(spare)
 
 	mu      sync.Mutex
@@ -162,13 +162,13 @@ func (s *spares) close() {
 }
 
 // makeSpare is how a manager makes a spare namespace.
-func (m *Manager) makeSpare(name string) (spare, error) {
-	if name == NoneNetwork {
+func (m *Manager) makeSpare(id string) (spare, error) {
+	if id == NoneNetwork {
 		sandbox, err := m.driver.Open(context.Background(), Namespace{})
 		return spare{sandbox: sandbox}, err
 	}
 	m.mu.Lock()
-	ep, link, err := m.place(name, nil)
+	ep, link, err := m.place(id, nil)
 	m.mu.Unlock()
 	if err != nil {
 		return spare{}, err

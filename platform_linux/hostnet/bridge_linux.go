@@ -63,6 +63,15 @@ func (d *Driver) EnsureBridge(b network.Bridge) error {
 	return d.ensureBridge(b)
 }
 
+// AddBridge implements network.Driver.
+func (d *Driver) AddBridge(b network.Bridge) error {
+	if err := d.EnsureBridge(b); err != nil {
+		return err
+	}
+	d.wall.add(b)
+	return nil
+}
+
 // Verify implements network.Driver.
 func (d *Driver) Verify(b network.Bridge) (bool, error) {
 	d.rtnlMu.Lock()

@@ -101,6 +101,16 @@ func (w *firewall) sync(s network.State) error {
 	return nil
 }
 
+// add makes the table know one bridge more.
+func (w *firewall) add(b network.Bridge) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.bridges = append(slices.DeleteFunc(slices.Clone(w.bridges), func(o network.Bridge) bool { return o.Name == b.Name }), b)
+	if !w.off {
+		w.rebuild()
+	}
+}
+
 // rebuild makes the table as it should be. What the host cannot do is a
 // problem that state tells, not an error: containers run without.
 func (w *firewall) rebuild() {

@@ -121,6 +121,10 @@ func (d *Driver) newNamespace(settings [][2]string) (*namespace, error) {
 	return n, nil
 }
 
+// nameTries bounds the names that are tried for a link: an engine that had the
+// same process number may have left some that live on.
+const nameTries = 256
+
 // addVeth connects a namespace to a bridge; the peer stays down.
 func (d *Driver) addVeth(n *namespace, l network.Link) error {
 	d.rtnlMu.Lock()
@@ -129,7 +133,7 @@ func (d *Driver) addVeth(n *namespace, l network.Link) error {
 	if b == nil {
 		return fmt.Errorf("bridge %s was not set up: %w", l.Bridge, errdefs.ErrFailedPrecondition)
 	}
-	for range 4 {
+	for range nameTries {
 		name := d.names.make()
 		err := d.rtnl.do(veth(name, b.index, b.MTU, l.Name, int(n.ns.Fd())))
 		if err == nil {

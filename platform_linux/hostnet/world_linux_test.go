@@ -151,8 +151,20 @@ func (w *world) attach(name string, ports ...string) *box {
 	return b
 }
 
+// attachOf starts a container of a tenant.
+func (w *world) attachOf(tenant, name string, ports ...string) *box {
+	w.Helper()
+	b, err := w.tryAttachOf(tenant, name, ports...)
+	w.ok(err)
+	return b
+}
+
 func (w *world) tryAttach(name string, ports ...string) (*box, error) {
-	r := network.Request{Container: name + "-id", Name: name, Hostname: name, Ports: api.PortMap{}}
+	return w.tryAttachOf("", name, ports...)
+}
+
+func (w *world) tryAttachOf(tenant, name string, ports ...string) (*box, error) {
+	r := network.Request{Container: name + "-id", Tenant: tenant, Name: name, Hostname: name, Ports: api.PortMap{}}
 	for _, p := range ports {
 		host, inside, _ := strings.Cut(p, "->")
 		binding := api.PortBinding{HostPort: host}

@@ -371,7 +371,7 @@ func (e *Engine) leftovers() (left []string) {
 	}
 	links, _ := filepath.Glob("/sys/class/net/*/master")
 	for _, l := range links {
-		if to, _ := os.Readlink(l); filepath.Base(to) == "cs"+e.HostID {
+		if to, _ := os.Readlink(l); strings.HasPrefix(filepath.Base(to), "cs"+e.HostID) {
 			left = append(left, "link: "+filepath.Base(filepath.Dir(l)))
 		}
 	}
@@ -381,7 +381,10 @@ func (e *Engine) leftovers() (left []string) {
 // purge takes away what an engine keeps for its next start: bridge, firewall
 // table, cgroup parents.
 func (e *Engine) purge() {
-	_ = exec.Command("ip", "link", "delete", "cs"+e.HostID).Run()
+	bridges, _ := filepath.Glob("/sys/class/net/cs" + e.HostID + "*")
+	for _, b := range bridges {
+		_ = exec.Command("ip", "link", "delete", filepath.Base(b)).Run()
+	}
 	_ = exec.Command("nft", "delete", "table", "inet", "caisson_"+e.HostID).Run()
 	groups, _ := filepath.Glob("/sys/fs/cgroup/*/caisson-" + e.HostID)
 	for _, g := range append(groups, "/sys/fs/cgroup/caisson-"+e.HostID) {
