@@ -67,6 +67,9 @@ func (e *Engine) Info(ctx context.Context) (system.Info, error) {
 	for _, b := range backends {
 		describe(&info, b)
 	}
+	if n := len(e.Violations(ctx)); n > 0 {
+		info.Warnings = append(info.Warnings, fmt.Sprintf("%d of the containers would not be allowed by the policy as it is now: see caisson policy violations", n))
+	}
 	return info, nil
 }
 
