@@ -266,6 +266,9 @@ func (b *builder) pivot() error {
 		}
 	}
 	b.dropOld(old)
+	if err := b.uncovered(fd); err != nil {
+		return err
+	}
 	if err := unix.Chdir("/"); err != nil {
 		return fail("enter", "/", err)
 	}
@@ -273,11 +276,37 @@ func (b *builder) pivot() error {
 	return nil
 }
 
-// dropOld unmounts the old root, which lies on top of the new one where no path
-// leads from inside. It is a thread of its own that does so, because the kernel
-// waits in it until nobody looks at the old mounts any more (an RCU grace period),
-// and the rest of the container can be built meanwhile. The answer is awaited
-// before anything of the container runs.
+// uncovered waits until the old root no longer lies on the new one. Until then
+// ".." of the root leads onto what lies there, which is the host's tree, and no
+// resolve flag of openat2 keeps a look-up from it.
+func (b *builder) uncovered(fd int) error {
+	var here, up unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &here); err != nil {
+		return fail("look at", "/", err)
+	}
+	for {
+		if err := unix.Statx(fd, "..", unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &up); err != nil {
+			return fail("look at", "/..", err)
+		}
+		if up.Mnt_id == here.Mnt_id {
+			return nil
+		}
+		select {
+		case err := <-b.dropped:
+			if b.dropped <- err; err != nil {
+				return err
+			}
+		default:
+		}
+		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // it cannot fail
+	}
+}
+
+// dropOld unmounts the old root, which lies on top of the new one. It is a thread
+// of its own that does so, because the kernel waits in it, once the old root is
+// off, until nobody looks at the old mounts any more (an RCU grace period), and
+// the rest of the container can be built meanwhile. The answer is awaited before
+// anything of the container runs.
 func (b *builder) dropOld(old int) {
 	b.dropped = make(chan error, 1)
 	go func() {
