@@ -37,7 +37,7 @@ func TestTheSocketIsNotRoot(t *testing.T) {
 rules:
   - name: beta may
     match: {tenant: beta}
-    allow: {host_paths: ["/srv/beta:ro"], capabilities: [NET_ADMIN], host_network: true}
+    allow: {host_paths: ["/srv/beta:ro"], capabilities: [NET_ADMIN], devices: ["/dev/beta/*"], host_network: true}
 `)
 	for _, as := range []string{alpha, beta, owner} {
 		h.importImage(as, "img", "1", as)
@@ -52,8 +52,9 @@ rules:
 		"--cgroupns host":        `{"CgroupnsMode":"host"}`,
 		"the host path /etc":     `{"Binds":["/etc:/x"]}`,
 		"the host path /etc:ro":  `{"Mounts":[{"Type":"bind","Source":"/etc/","Target":"/x","ReadOnly":true}]}`,
-		"the host path /":        `{"Binds":["/srv/beta/../..:/x"]}`,
+		"the host path (has ..)": `{"Binds":["/srv/beta/link/..:/x:ro"]}`,
 		"the device /dev/fuse":   `{"Devices":[{"PathOnHost":"/dev/fuse","PathInContainer":"/dev/fuse","CgroupPermissions":"rwm"}]}`,
+		"the device (has ..)":    `{"Devices":[{"PathOnHost":"/dev/beta/../sda","PathInContainer":"/dev/x","CgroupPermissions":"rwm"}]}`,
 		"the device cgroup:a":    `{"DeviceCgroupRules":["a *:* rwm"]}`,
 		"--cap-add SYS_ADMIN":    `{"CapAdd":["CAP_SYS_ADMIN"]}`,
 		"--cap-add ALL":          `{"CapAdd":["all"]}`,
@@ -367,5 +368,24 @@ func TestSharedImages(t *testing.T) {
 	h.importImage(alpha, "trusted/image", "1", "evil")
 	if r := h.ask(alpha, "POST", "/containers/create", `{"Image":"trusted/image:1","Cmd":["true"],"HostConfig":{"Privileged":true}}`); r.status != 403 {
 		t.Errorf("an image called trusted by a tenant: %d %s", r.status, r.body)
+	}
+}
+
+// A tenant's ps shows no process of others, whatever columns it is asked for.
+func TestTopOfTenants(t *testing.T) {
+	h := newHouse(t, twoTenants)
+	h.importImage(alpha, "img", "1", "x")
+	h.must(alpha, "POST", "/containers/create?name=aa", `{"Image":"img:1","Cmd":["sh","-c","hang"]}`)
+	h.must(alpha, "POST", "/containers/aa/start", nil)
+	for args, ok := range map[string]bool{
+		"": true, "-ef": true, "aux": true, "-eo+pid,args": true, "axo+pid,user": true, "-e+-o+pid,comm+-f": true,
+		"-eo+etimes%3DPID,args": false, "-eo+args,pid": false, "-o+uid%3DPID": false, "--help": false, "-eo+pid%3DX,uid%3DPID": false, "-o": false, "-eo+pid:3,args": false,
+	} {
+		if r := h.ask(alpha, "GET", "/containers/aa/top?ps_args="+args, nil); (r.status == 403) == ok {
+			t.Errorf("%s: %d %s", args, r.status, r.body)
+		}
+	}
+	if r := h.ask(owner, "GET", "/containers/aa/top?ps_args=-eo+args,pid", nil); r.status == 403 {
+		t.Errorf("an admin: %d %s", r.status, r.body)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/caisson-engine/caisson/engine/backend"
+	"github.com/caisson-engine/caisson/engine/identity"
 )
 
 // Top lists a running container's processes as the host's ps shows them.
@@ -46,6 +48,11 @@ func (e *Engine) Top(ctx context.Context, ref, psArgs string) (apicontainer.TopR
 	if psArgs == "" {
 		psArgs = "-ef"
 	}
+	if !identity.From(ctx).Admin {
+		if err := checkPS(psArgs); err != nil {
+			return none, err
+		}
+	}
 	out, err := exec.CommandContext(ctx, "ps", strings.Fields(psArgs)...).Output()
 	if err != nil {
 		return none, psError(err)
@@ -56,6 +63,28 @@ func (e *Engine) Top(ctx context.Context, ref, psArgs string) (apicontainer.TopR
 	}
 	e.emit(rec, events.ActionTop)
 	return top, nil
+}
+
+var (
+	psFlags  = regexp.MustCompile(`^-?[aefFjlLmMTvwxXyu]+$`)
+	psFormat = regexp.MustCompile(`^-?[aefFjlLmMTvwxXyu]*o$`)
+	psFields = regexp.MustCompile(`^pid(,[a-z_]+)*$`)
+)
+
+// checkPS lets a tenant choose what ps shows, but not what it calls PID: rows are
+// told apart by that column, and ps sees every process of the host.
+func checkPS(args string) error {
+	words := strings.Fields(args)
+	for i := 0; i < len(words); i++ {
+		switch {
+		case psFormat.MatchString(words[i]) && i+1 < len(words) && psFields.MatchString(words[i+1]):
+			i++
+		case psFlags.MatchString(words[i]):
+		default:
+			return fmt.Errorf("ps %s: tenants may use ps's short flags, and -o with fields of which the first is pid, as -eo pid,user,args: %w", words[i], errdefs.ErrPermissionDenied)
+		}
+	}
+	return nil
 }
 
 func psError(err error) error {

@@ -228,7 +228,7 @@ func (p *Policy) refuse(r *Rule, in *Input) error {
 		}
 	}
 	if r != nil {
-		if what := r.Limits.exceeded(in.Resources, r.Defaults); what != "" {
+		if what := r.Limits.exceeded(in.Resources); what != "" {
 			return refusal(r.Name, "policy: rule %q limits %s: ask for less, or have the host's owner raise limits of the rule: %w", r.Name, what, errdefs.ErrPermissionDenied)
 		}
 	}
@@ -255,7 +255,7 @@ func denied(r *Rule, in *Input, no []Ask) error {
 }
 
 // exceeded says which limit is not kept, "" if all are.
-func (l Limits) exceeded(r Resources, def Limits) string {
+func (l Limits) exceeded(r Resources) string {
 	// What was not named gets the default, unless nothing will give it one.
 	open := func(v float64) bool { return v < 0 || v == 0 && r.NoLimits }
 	for _, c := range []struct {

@@ -69,6 +69,9 @@ func (a Ask) String() string {
 
 // allowance is what a rule would have to say.
 func (a Ask) allowance() string {
+	if strings.HasPrefix(a.Value, dotted) {
+		return a.Option + " with a path without .."
+	}
 	if o := options[a.Option]; o.fix != "" {
 		return fmt.Sprintf(o.fix, a.Value)
 	}
@@ -130,7 +133,7 @@ func Capability(s string) string { return strings.TrimPrefix(strings.ToUpper(s),
 func (a *Allow) complete() (key []any, what string) {
 	for i, p := range a.HostPaths {
 		bare, ro := strings.CutSuffix(p, ":ro")
-		if bare, _ = strings.CutSuffix(bare, ":rw"); !absolute(bare) || strings.ContainsAny(bare, "*?") {
+		if bare, _ = strings.CutSuffix(bare, ":rw"); !absolute(bare) || !absolute(cleanPath(bare)) || strings.ContainsAny(bare, "*?") {
 			return []any{"allow", "host_paths", i}, fmt.Sprintf("host path %q: want one absolute path, with :ro for reading only; what is below it is not allowed with it", p)
 		}
 		if a.HostPaths[i] = cleanPath(bare); ro {
@@ -154,10 +157,18 @@ func absolute(p string) bool {
 	return strings.HasPrefix(p, "/") || strings.HasPrefix(p, `\\`) || len(p) > 2 && p[1] == ':' && p[2] == '\\'
 }
 
-// cleanPath takes dots and doubled slashes out, so that each path is written
-// one way. Paths of Windows are left as they are.
+// dotted begins the value of a path with "..".
+const dotted = "(has ..) "
+
+// cleanPath takes doubled and final slashes out, so that each path is written
+// one way. One with ".." has no such way: where it leads depends on links, which
+// a client may have laid, so that no allowance fits it. Paths of Windows are left
+// as they are.
 func cleanPath(p string) string {
-	if strings.HasPrefix(p, "/") {
+	switch {
+	case slices.Contains(strings.FieldsFunc(p, func(r rune) bool { return r == '/' || r == '\\' }), ".."):
+		return dotted + p
+	case strings.HasPrefix(p, "/"):
 		return path.Clean(p)
 	}
 	return p

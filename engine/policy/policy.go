@@ -141,7 +141,7 @@ func (p *Policy) complete(tree *yaml.Node) error {
 			return at("tenant name %q has a meaning of its own", here, t.Name)
 		case seen[t.Name]:
 			return at("tenant %q is there twice", here, t.Name)
-		case t.Who.empty():
+		case t.empty():
 			return at("tenant %q has no clients: give uids, gids or certs", here, t.Name)
 		}
 		seen[t.Name] = true

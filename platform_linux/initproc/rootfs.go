@@ -298,6 +298,7 @@ func (b *builder) uncovered(fd int) error {
 			}
 		default:
 		}
+		runtime.Gosched()                                        // on one processor the other thread needs it
 		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // it cannot fail
 	}
 }
