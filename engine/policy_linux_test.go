@@ -8,7 +8,11 @@ import (
 	"strings"
 	"testing"
 
+	apicontainer "github.com/moby/moby/api/types/container"
+
+	"github.com/caisson-engine/caisson/engine"
 	"github.com/caisson-engine/caisson/engine/audit"
+	"github.com/caisson-engine/caisson/engine/enginetest"
 	"github.com/caisson-engine/caisson/engine/policy"
 )
 
@@ -387,5 +391,38 @@ func TestTopOfTenants(t *testing.T) {
 	}
 	if r := h.ask(owner, "GET", "/containers/aa/top?ps_args=-eo+args,pid", nil); r.status == 403 {
 		t.Errorf("an admin: %d %s", r.status, r.body)
+	}
+}
+
+// A backend that says that its wall is emulated is used only if the host's owner
+// says so, and then everybody is told.
+func TestEmulatedBackend(t *testing.T) {
+	for file, ok := range map[string]bool{"": false, "allow_emulation: true": true} {
+		p, err := policy.Parse([]byte(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := newRig(t, func(c *engine.Config, l *enginetest.Launcher) {
+			c.Policy = p
+			l.Options.Facts = map[string]string{"accelerator": "tcg"}
+		})
+		made, err := r.e.Create(r.ctx(), engine.CreateRequest{Config: &apicontainer.Config{Image: "img"}})
+		if !ok {
+			if policy.RuleOf(err) != "allow_emulation" || !strings.Contains(err.Error(), "allow_emulation: true") {
+				t.Errorf("%q: %v", file, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := r.e.Inspect(r.ctx(), made.ID, false)
+		if err != nil || x.HostConfig.Annotations["caisson.emulated"] != "true" || !strings.Contains(x.HostConfig.Annotations["caisson.policy.reason"], "no security boundary") {
+			t.Errorf("%v %v", x.HostConfig.Annotations, err)
+		}
+		r.e.Reload(engine.Defaults{}, &policy.Policy{})
+		if v := r.e.Violations(r.ctx()); len(v) != 1 || v[0].Rule != "allow_emulation" {
+			t.Errorf("%+v", v)
+		}
 	}
 }

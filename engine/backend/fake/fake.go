@@ -30,6 +30,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -54,7 +55,9 @@ type Options struct {
 	StateFile  string   `json:"state_file,omitempty"` // see Surviving SIGKILL
 	Without    []string `json:"without,omitempty"`    // capabilities not offered
 	Warnings   []string `json:"warnings,omitempty"`   // for Info
-	Crash      func()   `json:"-"`                    // what Fault.Crash calls; nil kills this process
+	// Facts are added to those of Info.
+	Facts map[string]string `json:"facts,omitempty"`
+	Crash func()            `json:"-"` // what Fault.Crash calls; nil kills this process
 }
 
 // Faults maps a verb, by its name in the contract ("Create", "ReadArchive"), to
@@ -277,12 +280,16 @@ func (b *Backend) Info(ctx context.Context) (*backendpb.InfoReply, error) {
 	}
 	strengths := map[string]int32{"process": backend.StrengthProcess, "vm": backend.StrengthVM}
 	caps := []string{backend.CapPause, backend.CapProcesses, backend.CapFiles}
+	facts := []*backendpb.Fact{{Key: "isolation", Value: "none"}}
+	for _, k := range slices.Sorted(maps.Keys(b.o.Facts)) {
+		facts = append(facts, &backendpb.Fact{Key: k, Value: b.o.Facts[k]})
+	}
 	return &backendpb.InfoReply{
 		Name: b.o.Name, Version: "fake", Os: runtime.GOOS, Arch: runtime.GOARCH,
 		Levels:       []*backendpb.Level{{Name: b.o.Level, Strength: strengths[b.o.Level]}},
 		DefaultLevel: b.o.Level,
 		Capabilities: slices.DeleteFunc(caps, func(c string) bool { return b.without(c) != nil }),
-		Facts:        []*backendpb.Fact{{Key: "isolation", Value: "none"}},
+		Facts:        facts,
 		Warnings:     append([]string{"This backend isolates nothing: it is for tests."}, b.o.Warnings...),
 	}, nil
 }
