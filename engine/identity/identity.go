@@ -116,10 +116,11 @@ func (i Identity) Sees(scope string) bool {
 // maxDir bounds a scope's name as a directory.
 const maxDir = 120
 
-// Dir is a scope's name as that of a directory, "" if it is too long for one.
-// Scope reads it back.
+// Dir is a scope's name as that of a directory, "" if it is too long for one;
+// ScopeOf reads it back. It has none of the characters that mean something to a
+// mount's options, to Windows or to a shell.
 func Dir(scope string) string {
-	d := url.PathEscape(scope)
+	d := url.QueryEscape(scope)
 	if d == "" || d == "." || d == ".." || len(d) > maxDir {
 		return ""
 	}
@@ -128,8 +129,8 @@ func Dir(scope string) string {
 
 // ScopeOf is the scope whose directory is called dir.
 func ScopeOf(dir string) (scope string, ok bool) {
-	s, err := url.PathUnescape(dir)
-	return s, err == nil && Dir(s) == dir
+	s, err := url.QueryUnescape(dir)
+	return s, err == nil && s != "" && Dir(s) == dir
 }
 
 type key struct{}

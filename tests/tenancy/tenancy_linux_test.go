@@ -19,6 +19,7 @@ import (
 const (
 	ada    = 61001
 	bob    = 61002
+	carl   = 61003 // of no tenant that has a name
 	socket = 61000
 )
 
@@ -148,6 +149,13 @@ func TestUsersShareAnEngine(t *testing.T) {
 				}
 			}
 		})
+	}
+	// Who has no name is a tenant all the same, with a store of his own.
+	if got := h.must(carl, "run", "--rm", "-v", "data:/data", "caisson/hello"); !strings.Contains(got, "Hello from Caisson") {
+		t.Errorf("carl: %s", got)
+	}
+	if got := h.must(carl, "run", "--rm", "-v", "data:/data", "busybox", "sh", "-c", "ls /data; echo carl"); got != "carl" {
+		t.Errorf("carl: %s", got)
 	}
 	for range 4 {
 		h.must(ada, "create", "busybox", "true")
