@@ -364,7 +364,13 @@ func (s *Service) restoreRoots(ctx context.Context) error {
 		return nil
 	}
 	for _, d := range []string{"roots", "trash"} {
-		if err := os.MkdirAll(s.path(d), 0o711); err != nil {
+		// Closed to users of the host: what containers write belongs to somebody,
+		// and every mount's path can be read in /proc.
+		err := os.MkdirAll(s.path(d), 0o710)
+		if err == nil {
+			err = os.Chmod(s.path(d), 0o710)
+		}
+		if err != nil {
 			return fmt.Errorf("make image store: %w", err)
 		}
 	}

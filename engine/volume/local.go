@@ -34,6 +34,9 @@ func (l *Local) Ensure(m *Mount) error {
 		if err := ValidName(m.Name); err != nil {
 			return err
 		}
+		if err := l.makeRoot(); err != nil {
+			return fmt.Errorf("create volume %s: %w", m.Name, err)
+		}
 		if err := os.MkdirAll(l.Path(m.Name), 0o755); err != nil {
 			return fmt.Errorf("create volume %s: %w", m.Name, err)
 		}
@@ -43,6 +46,21 @@ func (l *Local) Ensure(m *Mount) error {
 	}
 	return nil
 }
+
+// makeRoot makes the directory of the volumes, which is closed to users of the
+// host: a volume's name is easily guessed, and what is in it belongs to somebody.
+func (l *Local) makeRoot() error {
+	if st, err := os.Stat(l.root); err == nil && st.Mode().Perm() == rootMode {
+		return nil
+	}
+	if err := os.MkdirAll(l.root, rootMode); err != nil {
+		return err
+	}
+	return os.Chmod(l.root, rootMode)
+}
+
+// rootMode is of the directory of the volumes.
+const rootMode = 0o710
 
 func (l *Local) ensureBind(m *Mount) error {
 	_, err := os.Stat(m.Source)

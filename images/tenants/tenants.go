@@ -85,6 +85,14 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if s.cfg.Registry == nil {
 		s.cfg.Registry = func(context.Context, string) error { return nil }
 	}
+	// Closed to users of the host, who may be other tenants.
+	err := os.MkdirAll(c.Root, 0o710)
+	if err == nil {
+		err = os.Chmod(c.Root, 0o710)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make the tenants' directory: %w", err)
+	}
 	host, err := images.New(ctx, c.Host)
 	if err != nil {
 		return nil, err

@@ -150,6 +150,22 @@ func TestUsersShareAnEngine(t *testing.T) {
 			}
 		})
 	}
+	// Nor do they meet in the file system: /proc tells everybody what is mounted where.
+	secret := filepath.Join(h.DataRoot, "tenants/ada/volumes/data/_data/file")
+	if b, err := os.ReadFile(secret); err != nil || string(b) != "adas-secret\n" {
+		t.Fatalf("%q %v", b, err)
+	}
+	root := h.Must("inspect", "-f", "{{.GraphDriver.Data.UpperDir}}", id)
+	if _, err := os.Stat(root); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{secret, root} {
+		cmd := exec.Command("ls", path)
+		cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: bob, Gid: bob}}
+		if r := harness.Do(t, cmd); r.Code == 0 || !strings.Contains(r.Stderr, "Permission denied") {
+			t.Errorf("bob looks at %s: %s", path, r)
+		}
+	}
 	// Who has no name is a tenant all the same, with a store of his own.
 	if got := h.must(carl, "run", "--rm", "-v", "data:/data", "caisson/hello"); !strings.Contains(got, "Hello from Caisson") {
 		t.Errorf("carl: %s", got)
