@@ -34,6 +34,9 @@ var layers = []struct {
 	{"platform_linux", []string{"platform_linux"}},
 	{"backends/kit", []string{"engine/backend", "engine/logs", "backends/kit"}},
 	{"backends/linux", []string{"engine/backend", "engine/logs", "backends/kit", "backends/linux", "platform_linux"}},
+	{"backends/vm", []string{"engine/backend", "engine/logs", "backends/kit", "backends/vm", "platform_linux", "vmshim"}},
+	{"vmshim/guest", []string{"vmshim", "platform_linux"}},
+	{"vmshim", []string{"vmshim"}},
 	{"cmd", []string{""}},
 	{"tests", []string{""}},
 }

@@ -1,0 +1,2 @@
+// Package vmm starts virtual machines.
+package vmm
