@@ -25,6 +25,7 @@ var layers = []struct {
 }{
 	{"images", []string{"images"}},
 	{"engine/backend/backendpb", nil},
+	{"engine/backend/backendrpc", []string{"engine/backend"}},
 	{"engine/backend/plugin", []string{"engine/backend"}},
 	{"engine/backend/fake", []string{"engine/backend", "engine/logs"}},
 	{"engine/backend/backendtest", []string{"engine/backend"}},

@@ -16,9 +16,9 @@ import (
 	hclog "github.com/hashicorp/go-hclog"
 	hplugin "github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/go-plugin/runner"
-	"google.golang.org/grpc"
 
 	"github.com/caisson-engine/caisson/engine/backend"
+	"github.com/caisson-engine/caisson/engine/backend/backendrpc"
 )
 
 // Options say which backend to launch, and where it lives.
@@ -45,7 +45,7 @@ const (
 // Client is a running backend. It is safe for concurrent use. Calls fail with
 // kind Unavailable once the plugin died; Launch again then.
 type Client struct {
-	*remote
+	*backendrpc.Remote
 	id         identity
 	stateDir   string
 	reattached bool
@@ -192,7 +192,7 @@ func connect(ctx context.Context, o Options, p *hplugin.Client, run *attached, r
 		return nil, fmt.Errorf("backend %s is a %T: %w", o.Name, raw, errdefs.ErrInternal)
 	}
 	c := &Client{
-		remote: &remote{rpc: l.rpc}, id: run.id, stateDir: o.StateDir, reattached: reattached,
+		Remote: backendrpc.New(l.conn), id: run.id, stateDir: o.StateDir, reattached: reattached,
 		plugin: p, runner: run, link: l,
 	}
 	info, err := c.Info(ctx)
@@ -290,18 +290,7 @@ func clientConfig(o Options) (*hplugin.ClientConfig, error) {
 		Logger:           hclog.NewNullLogger(),
 		// The plugin's stderr is a file that we do not read.
 		PluginLogBufferSize: 16,
-		GRPCDialOptions: []grpc.DialOption{
-			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
-			grpc.WithInitialWindowSize(streamWindow),
-			grpc.WithInitialConnWindowSize(connWindow),
-			grpc.WithReadBufferSize(16 << 10),
-			grpc.WithWriteBufferSize(16 << 10),
-			grpc.WithIdleTimeout(0),
-			grpc.WithDisableServiceConfig(),
-			grpc.WithDisableRetry(),
-			grpc.WithChainUnaryInterceptor(unaryFromWire),
-			grpc.WithChainStreamInterceptor(streamFromWire),
-		},
+		GRPCDialOptions:     backendrpc.DialOptions(),
 	}
 	if o.TLS {
 		t, err := loadTLS(o.StateDir)
