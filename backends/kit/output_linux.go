@@ -100,6 +100,8 @@ type OutputConfig struct {
 const (
 	// maxLag is how far an attached client may be behind, in bytes.
 	maxLag = 16 << 20
+	// patientLag is the same where clients are waited for (see Pumps.Patient).
+	patientLag = 1 << 20
 	// stallLimit is how long a client that is that far behind may take nothing.
 	stallLimit = 30 * time.Second
 	// spliceSize is how much is moved before it is logged, in bytes.

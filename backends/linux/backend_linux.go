@@ -39,7 +39,11 @@ type Config struct {
 	CgroupParent         string
 	Version              string
 	InitPath, KeeperPath string // of caisson-init and caisson-keeper
-	Log                  *slog.Logger
+	// PatientReaders has a process wait for an attached client that reads nothing
+	// for as long as it takes, and after less output: for a backend in a virtual
+	// machine, whose one client keeps everything that it reads.
+	PatientReaders bool
+	Log            *slog.Logger
 }
 
 // Backend runs containers as processes of this host's kernel. It is
@@ -92,6 +96,9 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 	}
 	if b.pumps, err = kit.NewPumps(cfg.Log); err != nil {
 		return nil, err
+	}
+	if cfg.PatientReaders {
+		b.pumps.Patient()
 	}
 	if b.runtime, err = runtime.Open(ctx, runtime.Config{
 		Dir: filepath.Join(cfg.StateDir, "runtime"), InitPath: cfg.InitPath, KeeperPath: cfg.KeeperPath, Log: cfg.Log,
