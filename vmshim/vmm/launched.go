@@ -10,8 +10,7 @@ type Launched struct {
 	Console *os.File            // the guest kernel's console
 	Stderr  *os.File            // the monitor's own words; nil if Jail.Stderr took them
 	Ports   map[string]*os.File // the guest's channels
-	State   bool                // a clone, which waits for its state
-	StateFD int                 // its number in the monitor's process
+	StateFD int                 // of a clone: its state's number in the monitor's process; else 0
 	Memory  *os.File            // of a savable machine
 	Shape   Shape
 	Key     string
@@ -25,7 +24,6 @@ type Handover struct {
 	Console int            `json:"console"`
 	Stderr  int            `json:"stderr"` // -1: none
 	Ports   map[string]int `json:"ports"`
-	State   bool           `json:"state"`
 	StateFD int            `json:"state_fd"`
 	Memory  int            `json:"memory"` // -1: none
 	Shape   Shape          `json:"shape"`
@@ -62,7 +60,7 @@ func (l *Launched) Handover(number func(*os.File) int) Handover {
 	h := Handover{
 		PID: l.PID, Monitor: number(l.Monitor), Console: number(l.Console),
 		Stderr: optional(l.Stderr), Memory: optional(l.Memory),
-		Ports: map[string]int{}, State: l.State, StateFD: l.StateFD, Shape: l.Shape, Key: l.Key,
+		Ports: map[string]int{}, StateFD: l.StateFD, Shape: l.Shape, Key: l.Key,
 	}
 	for name, f := range l.Ports {
 		h.Ports[name] = number(f)
@@ -81,10 +79,25 @@ func Receive(h Handover) *Launched {
 	l := &Launched{
 		PID: h.PID, Monitor: optional(h.Monitor, "monitor"), Console: optional(h.Console, "console"),
 		Stderr: optional(h.Stderr, "stderr"), Memory: optional(h.Memory, "memory"),
-		Ports: map[string]*os.File{}, State: h.State, StateFD: h.StateFD, Shape: h.Shape, Key: h.Key,
+		Ports: map[string]*os.File{}, StateFD: h.StateFD, Shape: h.Shape, Key: h.Key,
 	}
 	for name, fd := range h.Ports {
 		l.Ports[name] = optional(fd, "port "+name)
 	}
 	return l
+}
+
+// Close ends what was launched and will not be attached to: the process gets
+// nowhere without its monitor connection, and is killed.
+func (l *Launched) Close() error {
+	for _, f := range l.Files() {
+		f.Close()
+	}
+	p, err := os.FindProcess(l.PID)
+	if err != nil {
+		return err
+	}
+	_ = p.Kill()
+	_, err = p.Wait()
+	return err
 }

@@ -158,13 +158,24 @@ type Jail struct {
 	// process shall be in: one on a unified host, one per controller otherwise.
 	// They must allow for Config.HostMemory().
 	Cgroups []*os.File
+	// FileSize is the most bytes that any file that the process holds may grow to;
+	// set it to the largest writable disk's size. Zero is 1 TiB.
+	FileSize int64
 	// Stderr takes the monitor's own words; nil keeps the last few for Exit.
 	Stderr *os.File
 }
 
-// HostMemory is the most host memory that the machine may need: the guest's, and
-// the monitor's own for tables, buffers and translated code.
-func (s Shape) HostMemory() int64 { return s.Memory + overhead(s) }
+// HostMemory is the most host memory that the machine may be charged for: the
+// guest's, and the monitor's own for tables, buffers and translated code. A clone
+// may besides be the first to touch pages that its template has not: the kernel
+// then puts a page of zeros into the template, at the cost of who touched it.
+func (c Config) HostMemory() int64 {
+	n := c.Memory + overhead(c.Shape)
+	if c.Template != nil {
+		n += c.Memory
+	}
+	return n
+}
 
 // TapName is the name of the tap that the jail makes for a NIC without one.
 func TapName(nic int) string { return "tap" + string(rune('0'+nic)) }

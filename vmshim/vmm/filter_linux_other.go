@@ -1,0 +1,9 @@
+//go:build linux && !amd64
+
+package vmm
+
+import "errors"
+
+func installFilter(*instructions) error {
+	return errors.New("this kind of processor is not supported yet")
+}
