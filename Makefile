@@ -35,6 +35,18 @@ build: $(HELLO) ## Build everything into bin/
 	@mkdir -p bin
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(BINARIES))
 
+.PHONY: guest
+guest: ## Build what a virtual machine boots into bin/guest: the kernel (minutes, once) and the initramfs
+	@scripts/guest-kernel bin/guest/vmlinux
+	@$(MAKE) --no-print-directory initrd
+
+.PHONY: initrd
+initrd:
+	@mkdir -p bin bin/guest
+	go build -trimpath -ldflags '-s -w' -o bin/guest/ $(addprefix ./cmd/,caisson-guest caisson-init caisson-keeper)
+	go run ./vmshim/guestos/mkinitrd bin/guest/initrd bin/guest/caisson-guest bin/guest/caisson-init bin/guest/caisson-keeper
+	@cd bin/guest && rm -f caisson-guest caisson-init caisson-keeper
+
 $(HELLO): $(wildcard cmd/caisson-hello/*.go cmd/caissond/hello/gen/*.go)
 	go run ./cmd/caissond/hello/gen $@
 
