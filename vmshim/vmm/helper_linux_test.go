@@ -122,8 +122,9 @@ func start(t testing.TB, q *QEMU, c Config) Machine {
 		if err := m.Kill(); err != nil {
 			t.Error(err)
 		}
-		if t.Failed() && m.Console() != "" {
-			t.Logf("console:\n%s", m.Console())
+		if t.Failed() {
+			said := m.Console()
+			t.Logf("console:\n%s", said[max(0, len(said)-1000):])
 		}
 	})
 	return m

@@ -183,9 +183,18 @@ func (m *machine) SetDisk(ctx context.Context, slot int, image *os.File) error {
 	}); err != nil {
 		return err
 	}
-	_, err := m.qmp.do(ctx, "blockdev-reopen", map[string]any{"options": []any{map[string]any{
+	if _, err := m.qmp.do(ctx, "blockdev-reopen", map[string]any{"options": []any{map[string]any{
 		"driver": "raw", "node-name": fmt.Sprintf("disk%d", slot), "read-only": readOnly, "discard": "unmap", "file": node,
-	}}})
+	}}}); err != nil || readOnly {
+		return err
+	}
+	// Nothing changes by this but that the device tells its guest of the new size,
+	// which it does not when what is below it is replaced.
+	st, err := image.Stat()
+	if err != nil {
+		return err
+	}
+	_, err = m.qmp.do(ctx, "block_resize", map[string]any{"node-name": fmt.Sprintf("disk%d", slot), "size": st.Size()})
 	return err
 }
 

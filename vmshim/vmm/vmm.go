@@ -206,8 +206,11 @@ type Machine interface {
 	// with io.EOF once the machine ended.
 	Port(name string) net.Conn
 
-	// SetDisk puts a raw image into a slot. The guest sees the slot's size change.
-	// A slot takes one image in its life. The file may be closed after the call.
+	// SetDisk puts a raw image, a regular file, into a slot. The guest is told a
+	// writable slot's new size. A read-only slot goes on looking as large as its
+	// placeholder, 1 TiB, of which reads past the image fail: a file system knows
+	// its own size. A slot takes one image in its life. The file may be closed
+	// after the call.
 	SetDisk(ctx context.Context, slot int, image *os.File) error
 
 	// Pause stops the guest's processors, Resume lets them go on. Both can be

@@ -116,6 +116,9 @@ func do(words []string) (string, error) {
 		defer c.Close()
 		data, err := io.ReadAll(c)
 		return string(data), err
+	case "sleep":
+		time.Sleep(time.Duration(number(words[1])) * time.Millisecond)
+		return "ok", nil
 	case "touch":
 		// Memory, in MiB, that stays in use.
 		n := number(words[1])
