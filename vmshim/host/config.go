@@ -18,7 +18,7 @@ type Config struct {
 	Clone   *CloneFiles   `json:"clone,omitempty"`   // of a template; nil boots cold
 	UID     int           `json:"uid"`
 	GID     int           `json:"gid"`
-	Cgroups []int         `json:"cgroups"`           // cgroup.procs files
+	Cgroups []int         `json:"cgroups"`           // tasks files of cgroup version 1
 	Handed  *vmm.Handover `json:"handed,omitempty"`  // stage 1 only
 	Version string        `json:"version,omitempty"` // of the backend, for logs
 }
@@ -46,4 +46,14 @@ func FIFO(container, exec, stream string) string {
 	return fmt.Sprintf("%s~%s~%s", container, exec, stream)
 }
 
-func inherited(fd int, name string) *os.File { return os.NewFile(uintptr(fd), name) }
+// kept are descriptors that nobody closes. A file that was forgotten would close
+// its own with its finalizer, and with it whoever has the number by then.
+var kept = map[int]*os.File{}
+
+// inherited is a descriptor that this process was started with and keeps.
+func inherited(fd int, name string) *os.File {
+	if kept[fd] == nil {
+		kept[fd] = os.NewFile(uintptr(fd), name)
+	}
+	return kept[fd]
+}

@@ -2,11 +2,14 @@ package host
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/caisson-engine/caisson/vmshim/vmm"
 )
 
 // The control socket is how the backend gives a machine what only descriptors can
@@ -104,3 +107,74 @@ func closeAll(files []*os.File) {
 		_ = f.Close()
 	}
 }
+
+// Control is the backend's end of a control socket.
+type Control struct{ c *control }
+
+// NewControl makes a pair; the file is for the shim, as ControlFD.
+func NewControl() (*Control, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("control socket: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control")
+	defer ours.Close()
+	c, err := net.FileConn(ours)
+	if err != nil {
+		_ = theirs.Close()
+		return nil, nil, fmt.Errorf("control socket: %w", err)
+	}
+	return &Control{&control{c.(*net.UnixConn)}}, theirs, nil
+}
+
+// Launched waits for the monitor's process, and Running for the machine; each is
+// called once, in this order, before any other.
+func (c *Control) Launched() (pid int, err error) { return c.await() }
+
+// Running waits until the machine runs.
+func (c *Control) Running() error {
+	_, err := c.await()
+	return err
+}
+
+func (c *Control) await() (int, error) {
+	var r reply
+	files, err := c.c.receive(&r, 2)
+	closeAll(files)
+	if err == nil && r.Error != "" {
+		err = errors.New(r.Error)
+	}
+	return r.PID, err
+}
+
+// SetDisk puts an image into a slot.
+func (c *Control) SetDisk(slot int, image *os.File) error {
+	if err := c.c.send(request{Op: "disk", Slot: slot}, []*os.File{image}); err != nil {
+		return err
+	}
+	_, err := c.await()
+	return err
+}
+
+// Save ends the machine and returns what it becomes.
+func (c *Control) Save() (*vmm.Template, error) {
+	if err := c.c.send(request{Op: "save"}, nil); err != nil {
+		return nil, err
+	}
+	var r reply
+	files, err := c.c.receive(&r, 2)
+	if err == nil && r.Error != "" {
+		err = errors.New(r.Error)
+	}
+	if err == nil && len(files) != 2 {
+		err = errors.New("the shim gave no template")
+	}
+	if err != nil {
+		closeAll(files)
+		return nil, err
+	}
+	return &vmm.Template{Key: r.Key, Memory: files[0], State: files[1]}, nil
+}
+
+// Close gives the socket back. The machine goes on.
+func (c *Control) Close() error { return c.c.c.Close() }

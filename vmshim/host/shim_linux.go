@@ -23,7 +23,7 @@ import (
 
 const (
 	// bootTimeout is how long a booting guest may take to greet.
-	bootTimeout = 90 * time.Second
+	bootTimeout = 8 * time.Second
 	// callTimeout is how long a guest may take to answer a call.
 	callTimeout = 60 * time.Second
 	// drainTimeout is how long the output of a deleted process may take to end.

@@ -37,7 +37,11 @@ func Main(args []string) error {
 	if err != nil {
 		return err
 	}
-	l, err := launch(c)
+	err = joinGroups(c)
+	var l *vmm.Launched
+	if err == nil {
+		l, err = launch(c)
+	}
 	if err != nil {
 		_ = control.reply(reply{Error: err.Error()}, nil)
 		return err
@@ -83,6 +87,21 @@ func writeConfig(c *Config) error {
 	return err
 }
 
+// joinGroups moves this thread into the machine's groups of cgroup version 1: it is
+// the one that forks the monitor and goes on itself. To version 2 this process was
+// born.
+func joinGroups(c *Config) error {
+	for _, fd := range c.Cgroups {
+		f := inherited(fd, "tasks")
+		_, err := f.WriteString("0")
+		_ = f.Close()
+		if err != nil {
+			return fmt.Errorf("control group: %w", err)
+		}
+	}
+	return nil
+}
+
 // launch starts the monitor and closes what only it needs.
 func launch(c *Config) (*vmm.Launched, error) {
 	m, err := vmm.NewQEMU(qemuOptions(c))
@@ -90,11 +109,6 @@ func launch(c *Config) (*vmm.Launched, error) {
 		return nil, err
 	}
 	cfg := vmm.Config{Shape: c.Shape, Savable: c.Savable, Taps: make([]*os.File, c.Shape.NICs), Jail: vmm.Jail{UID: c.UID, GID: c.GID}}
-	for _, fd := range c.Cgroups {
-		f := inherited(fd, "cgroup.procs")
-		defer f.Close()
-		cfg.Jail.Cgroups = append(cfg.Jail.Cgroups, f)
-	}
 	if c.Clone != nil {
 		cfg.Template = &vmm.Template{Key: c.Clone.Key, Memory: inherited(c.Clone.Memory, "memory"), State: inherited(c.Clone.State, "state")}
 		defer cfg.Template.Close()

@@ -2630,8 +2630,9 @@ type FilesTarget struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
 	Level         string                 `protobuf:"bytes,2,opt,name=level,proto3" json:"level,omitempty"`
-	Rootfs        []*Mount               `protobuf:"bytes,3,rep,name=rootfs,proto3" json:"rootfs,omitempty"` // the same as in Container
-	Mounts        []*Mount               `protobuf:"bytes,4,rep,name=mounts,proto3" json:"mounts,omitempty"` // volumes and binds below it; seen through when the container is not alive
+	Rootfs        []*Mount               `protobuf:"bytes,3,rep,name=rootfs,proto3" json:"rootfs,omitempty"`                     // the same as in Container
+	Mounts        []*Mount               `protobuf:"bytes,4,rep,name=mounts,proto3" json:"mounts,omitempty"`                     // volumes and binds below it; seen through when the container is not alive
+	StateDir      string                 `protobuf:"bytes,5,opt,name=state_dir,json=stateDir,proto3" json:"state_dir,omitempty"` // the same as in Container
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2692,6 +2693,13 @@ func (x *FilesTarget) GetMounts() []*Mount {
 		return x.Mounts
 	}
 	return nil
+}
+
+func (x *FilesTarget) GetStateDir() string {
+	if x != nil {
+		return x.StateDir
+	}
+	return ""
 }
 
 type PathRequest struct {
@@ -3307,12 +3315,13 @@ const file_backendpb_backend_proto_rawDesc = "" +
 	"\vProcessInfo\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x03R\x03pid\"O\n" +
 	"\x0eProcessesReply\x12=\n" +
-	"\tprocesses\x18\x01 \x03(\v2\x1f.caisson.backend.v1.ProcessInfoR\tprocesses\"\xa7\x01\n" +
+	"\tprocesses\x18\x01 \x03(\v2\x1f.caisson.backend.v1.ProcessInfoR\tprocesses\"\xc4\x01\n" +
 	"\vFilesTarget\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x14\n" +
 	"\x05level\x18\x02 \x01(\tR\x05level\x121\n" +
 	"\x06rootfs\x18\x03 \x03(\v2\x19.caisson.backend.v1.MountR\x06rootfs\x121\n" +
-	"\x06mounts\x18\x04 \x03(\v2\x19.caisson.backend.v1.MountR\x06mounts\"Z\n" +
+	"\x06mounts\x18\x04 \x03(\v2\x19.caisson.backend.v1.MountR\x06mounts\x12\x1b\n" +
+	"\tstate_dir\x18\x05 \x01(\tR\bstateDir\"Z\n" +
 	"\vPathRequest\x127\n" +
 	"\x06target\x18\x01 \x01(\v2\x1f.caisson.backend.v1.FilesTargetR\x06target\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\"}\n" +

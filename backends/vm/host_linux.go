@@ -1,0 +1,257 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/caisson-engine/caisson/engine/backend/backendpb"
+	"github.com/caisson-engine/caisson/vmshim/guestpb"
+	"github.com/caisson-engine/caisson/vmshim/vmm"
+)
+
+// hostParts is what this host has of what machines need. Everything is looked for when
+// it is first asked for: a host that never runs a machine pays nothing.
+type hostParts struct {
+	cfg  Config
+	qemu string // "" if there is none
+
+	kernel, initrd string
+	problem        error // why no machine can run, nil if one can
+
+	version func() string
+	accel   func() vmm.Accel
+
+	templates *templates
+}
+
+const monitor = "qemu-system-x86_64"
+
+func newHost(cfg Config) *hostParts {
+	h := &hostParts{cfg: cfg}
+	h.problem = h.find()
+	h.version = sync.OnceValue(h.readVersion)
+	h.accel = sync.OnceValue(h.probe)
+	h.templates = newTemplates()
+	return h
+}
+
+// find looks for monitor, shim and guest.
+func (h *hostParts) find() error {
+	path, err := exec.LookPath(monitor)
+	if err != nil {
+		return fmt.Errorf("%s is not installed (Debian: qemu-system-x86)", monitor)
+	}
+	h.qemu = path
+	if _, err := os.Stat(h.cfg.ShimPath); err != nil {
+		return fmt.Errorf("caisson-vmshim is missing: %w", err)
+	}
+	for _, dir := range h.cfg.GuestDirs {
+		k, i := filepath.Join(dir, "vmlinux"), filepath.Join(dir, "initrd")
+		if exists(k) && exists(i) {
+			h.kernel, h.initrd = k, i
+			return nil
+		}
+	}
+	return fmt.Errorf("there is no guest kernel (vmlinux and initrd) in %s: make guest builds it", strings.Join(h.cfg.GuestDirs, " or "))
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// usable is nil if machines can run here.
+func (h *hostParts) usable() error {
+	if h.problem != nil {
+		return fmt.Errorf("no virtual machine can run on this host: %w: %w", h.problem, errdefs.ErrUnavailable)
+	}
+	return nil
+}
+
+// readVersion asks the monitor.
+func (h *hostParts) readVersion() string {
+	out, err := exec.Command(h.qemu, "--version").Output()
+	if err != nil {
+		return ""
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return strings.TrimSpace(line)
+}
+
+// probe decides how machines run.
+func (h *hostParts) probe() vmm.Accel { return vmm.TCG }
+
+// warnEmulated is what a host owner must know.
+const warnEmulated = "virtual machines are emulated on this host (no usable KVM): emulation is no security boundary by QEMU's own statement, the jail around it is the only one"
+
+// describe is what Info tells.
+func (h *hostParts) describe() (facts []*backendpb.Fact, warnings []string) {
+	if h.problem != nil {
+		return nil, []string{"no virtual machine can run on this host: " + h.problem.Error()}
+	}
+	accel := h.accel()
+	if accel == vmm.TCG {
+		warnings = append(warnings, warnEmulated)
+	}
+	for _, f := range []struct{ key, value string }{
+		{"accelerator", string(accel)},
+		{"vmm", h.version()},
+		{"guest.kernel", h.kernel},
+		{"guest.protocol", strconv.Itoa(guestpb.Protocol)},
+		{"memory.default", strconv.FormatInt(h.cfg.Options.Memory, 10)},
+		{"templates", strconv.FormatBool(h.cfg.Options.Templates)},
+		{"templates.shared", strconv.FormatBool(h.cfg.Options.ShareTemplates)},
+		{"pool", strconv.Itoa(h.cfg.Options.Pool)},
+	} {
+		facts = append(facts, &backendpb.Fact{Key: f.key, Value: f.value})
+	}
+	return facts, warnings
+}
+
+// Slots of a machine's disks.
+const (
+	slotImage = iota
+	slotScratch
+	slotVolumes // and the rest
+)
+
+// classes are the sizes of memory that machines come in, so that few templates
+// serve all; a larger machine is made to measure.
+var classes = []int64{256 << 20, 512 << 20, 1 << 30, 2 << 30, 4 << 30, 8 << 30, 16 << 30}
+
+// shape of a machine for a container with these limits; zero is none.
+func (h *hostParts) shape(memory int64, cpus int) (vmm.Shape, error) {
+	if memory > maxMemory-guestOverhead {
+		return vmm.Shape{}, fmt.Errorf("a virtual machine has %d GiB of memory at most: %w", maxMemory>>30, errdefs.ErrInvalidArgument)
+	}
+	want := h.cfg.Options.Memory
+	if memory > 0 {
+		want = memory + guestOverhead
+	}
+	for _, class := range classes {
+		if want <= class {
+			want = class
+			break
+		}
+	}
+	want = (want + 1<<20 - 1) &^ (1<<20 - 1)
+	if cpus == 0 {
+		cpus = h.cfg.Options.CPUs
+	}
+	return vmm.Shape{
+		Accel: h.accel(), Kernel: h.kernel, Initrd: h.initrd, Flavour: vmm.OwnKernel,
+		Memory: want, CPUs: min(cpus, maxCPUs),
+		Disks: []vmm.DiskSlot{{ReadOnly: true}, {}, {}, {}}, NICs: 1, Ports: []string{guestpb.Port},
+	}, nil
+}
+
+// close ends what is kept ready.
+func (h *hostParts) close(*Backend) { h.templates.close() }
+
+// templates are the saved machines, by what they are for.
+type templates struct {
+	mu   sync.Mutex
+	list map[string]*saved
+}
+
+// saved is a template that is there or being made.
+type saved struct {
+	ready chan struct{}
+	t     *vmm.Template
+	err   error
+}
+
+// maxTemplates is how many are kept; each costs the memory that a guest has
+// touched when it was saved.
+const maxTemplates = 8
+
+func newTemplates() *templates { return &templates{list: map[string]*saved{}} }
+
+func (t *templates) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for key, s := range t.list {
+		select {
+		case <-s.ready:
+			if s.t != nil {
+				_ = s.t.Close()
+			}
+			delete(t.list, key)
+		default:
+		}
+	}
+}
+
+// get returns a template, nil if it is being made, and has it made if there is
+// none.
+func (t *templates) get(key string, build func() (*vmm.Template, error)) *vmm.Template {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.list[key]; s != nil {
+		select {
+		case <-s.ready:
+			return s.t
+		default:
+			return nil
+		}
+	}
+	if len(t.list) >= maxTemplates {
+		return nil
+	}
+	s := &saved{ready: make(chan struct{})}
+	t.list[key] = s
+	go func() {
+		s.t, s.err = build()
+		close(s.ready)
+		if s.err != nil {
+			t.mu.Lock()
+			delete(t.list, key)
+			t.mu.Unlock()
+		}
+	}()
+	return nil
+}
+
+// build boots a machine and saves it.
+func (b *Backend) build(name string, shape vmm.Shape) (*vmm.Template, error) {
+	ctx := context.Background()
+	m, err := b.start(ctx, order{name: name, cgroup: filepath.Join(b.cfg.CgroupParent, name), shape: shape, savable: true})
+	if err != nil {
+		return nil, err
+	}
+	t, err := func() (*vmm.Template, error) {
+		if err := m.ctl.Running(); err != nil {
+			return nil, m.failed("boot a virtual machine", err)
+		}
+		return m.ctl.Save()
+	}()
+	return t, errors.Join(err, m.destroy(ctx))
+}
+
+// template is one to clone for a tenant, nil to boot.
+func (b *Backend) template(tenant string, shape vmm.Shape) *vmm.Template {
+	if !b.cfg.Options.Templates {
+		return nil
+	}
+	if b.cfg.Options.ShareTemplates {
+		tenant = ""
+	}
+	key := fmt.Sprintf("%s %s %d %d %d", tenant, shape.Accel, shape.Memory, shape.CPUs, shape.NICs)
+	return b.host.templates.get(key, func() (*vmm.Template, error) {
+		name := b.serialName("template")
+		t, err := b.build(name, shape)
+		if err != nil {
+			b.log.Error("no template could be made, virtual machines boot instead", "err", err)
+		}
+		return t, err
+	})
+}
