@@ -1,0 +1,140 @@
+package vmm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ProbeOptions says what a probe boots and where it remembers the answer.
+type ProbeOptions struct {
+	Kernel  string // of our own flavour; nothing else is needed
+	Jail    Jail
+	Cache   string        // a file; empty remembers nothing
+	Timeout time.Duration // zero is DefaultProbeTime
+}
+
+// DefaultProbeTime is how long a guest may take to boot its kernel. With hardware
+// behind it that takes a tenth of this; without, a hundred times as long.
+const DefaultProbeTime = 2 * time.Second
+
+// Probe decides between KVM and TCG, and says why. It does not ask the host what
+// it can do, since hosts exist whose /dev/kvm opens, answers every question right,
+// makes machines, and then runs their instructions one by one in software. It
+// boots a kernel in the very jail that machines get, and looks whether it gets to
+// its end in time. The answer holds until the host boots or a part changes.
+func (q *QEMU) Probe(ctx context.Context, o ProbeOptions) (Accel, string) {
+	if err := kvmAnswers(); err != nil {
+		return TCG, err.Error()
+	}
+	shape := Shape{Accel: KVM, Flavour: OwnKernel, Kernel: o.Kernel, Memory: 128 << 20, CPUs: 1}
+	key, err := q.Key(shape)
+	if err != nil {
+		return TCG, err.Error()
+	}
+	key += " " + bootID()
+	if r, ok := recall(o.Cache, key); ok {
+		return r.Accel, r.Reason
+	}
+	r := probed{Key: key, Accel: KVM, Reason: "a probe guest ran through it"}
+	if err := q.bootProbe(ctx, shape, o); err != nil {
+		r.Accel, r.Reason = TCG, "/dev/kvm is there but no good: "+oneLine(err.Error(), 300)
+		if ctx.Err() != nil {
+			return r.Accel, r.Reason // not the host's fault
+		}
+	}
+	remember(o.Cache, r)
+	return r.Accel, r.Reason
+}
+
+// kvmAnswers is the part that costs nothing.
+func kvmAnswers() error {
+	fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("no hardware virtualisation: /dev/kvm: %w", err)
+	}
+	defer unix.Close(fd)
+	const getVersion, version = 0xae00, 12
+	got, err := unix.IoctlRetInt(fd, getVersion)
+	if err != nil || got != version {
+		return fmt.Errorf("/dev/kvm speaks version %d, not %d: %w", got, version, err)
+	}
+	return nil
+}
+
+// bootProbe boots the kernel without anything to run. It ends by itself, with a
+// panic for want of an init: that it gets there is the proof.
+func (q *QEMU) bootProbe(ctx context.Context, shape Shape, o ProbeOptions) error {
+	if o.Timeout == 0 {
+		o.Timeout = DefaultProbeTime
+	}
+	timeout, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	l, err := q.Launch(Config{Shape: shape, Jail: o.Jail})
+	if err != nil {
+		return err
+	}
+	m, err := q.Attach(timeout, l)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-m.Done():
+	case <-timeout.Done():
+		_ = m.Kill()
+		return fmt.Errorf("a probe guest did not boot through it within %v", o.Timeout)
+	}
+	var exit *Exit
+	if errors.As(m.Err(), &exit) && exit.Reason == GuestPanic && strings.Contains(exit.Detail, "Unable to mount root fs") {
+		return nil
+	}
+	return fmt.Errorf("a probe guest ended otherwise than it should: %w", m.Err())
+}
+
+// probed is a remembered answer.
+type probed struct {
+	Key    string `json:"key"`
+	Accel  Accel  `json:"accel"`
+	Reason string `json:"reason"`
+}
+
+func recall(file, key string) (probed, bool) {
+	var r probed
+	data, err := os.ReadFile(file)
+	if err != nil || json.Unmarshal(data, &r) != nil {
+		return r, false
+	}
+	return r, r.Key == key && (r.Accel == KVM || r.Accel == TCG)
+}
+
+// remember is best effort: the next probe is only slower.
+func remember(file string, r probed) {
+	if file == "" {
+		return
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(file), ".probe-")
+	if err != nil {
+		return
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(data)
+	if tmp.Close() == nil && err == nil {
+		_ = os.Rename(tmp.Name(), file)
+	}
+}
+
+func bootID() string {
+	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(data))
+}
