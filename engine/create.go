@@ -119,8 +119,30 @@ func (e *Engine) warnings(rec *container.Record) []string {
 			w = append(w, fmt.Sprintf("Published ports are discarded when using host network mode: %s", p))
 		}
 	}
+	if level := rec.Decision.Level; e.emulated(rec.Decision.Backend) {
+		w = append(w, fmt.Sprintf("level %s is emulated on this host: emulation is no security boundary", level))
+	}
 	return w
 }
+
+// emulated tells whether a backend runs its containers by emulation, which holds
+// nobody back who is determined.
+func (e *Engine) emulated(backend string) bool {
+	e.backendMu.Lock()
+	defer e.backendMu.Unlock()
+	for _, b := range e.backends {
+		if b.bin.Name == backend {
+			return b.status().Facts[factAccelerator] == emulation
+		}
+	}
+	return false
+}
+
+// A backend's fact, and its value for emulation.
+const (
+	factAccelerator = "accelerator"
+	emulation       = "tcg"
+)
 
 // fillMounts resolves every kind of mount that a container may have.
 func (e *Engine) fillMounts(rec *container.Record) error {

@@ -180,6 +180,7 @@ func (e *Engine) launch(ctx context.Context, c *ctr, rec *container.Record) (*ba
 	return e.run(ctx, c, &launchOrder{
 		sandbox: &backendpb.Sandbox{
 			Id: c.id, Level: rec.Decision.Level, Hostname: in.Hostname, Netns: netns, CgroupParent: rec.Host.CgroupParent,
+			Annotations: sandboxAnnotations(rec),
 		},
 		container: &backendpb.Container{
 			Id: c.id, Sandbox: c.id, Spec: blob, Rootfs: pbMounts(rootfs),
@@ -187,6 +188,21 @@ func (e *Engine) launch(ctx context.Context, c *ctr, rec *container.Record) (*ba
 		},
 		held: ns,
 	})
+}
+
+// Annotations of a sandbox: whose it is, and parameters of its network beside what
+// its namespace has, for backends whose containers have another kernel.
+const (
+	annotationTenant = "caisson.tenant"
+	annotationSysctl = "caisson.sysctl."
+)
+
+func sandboxAnnotations(rec *container.Record) map[string]string {
+	a := map[string]string{annotationTenant: rec.Owner}
+	for k, v := range spec.NetSysctls(rec.Host.Sysctls) {
+		a[annotationSysctl+k] = v
+	}
+	return a
 }
 
 // launchOrder is what a backend needs to run a container.

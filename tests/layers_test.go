@@ -36,7 +36,10 @@ var layers = []struct {
 	{"backends/kit", []string{"engine/backend", "engine/logs", "backends/kit"}},
 	{"backends/linux", []string{"engine/backend", "engine/logs", "backends/kit", "backends/linux", "platform_linux"}},
 	{"backends/vm", []string{"engine/backend", "engine/logs", "backends/kit", "backends/vm", "platform_linux", "vmshim"}},
-	{"vmshim/guest", []string{"vmshim", "platform_linux"}},
+	{"vmshim/guestpb", nil},
+	// The guest's agent is the Linux backend as PID 1, and the shim speaks its contract.
+	{"vmshim/guest", []string{"vmshim", "platform_linux", "backends/linux", "engine/backend"}},
+	{"vmshim/host", []string{"vmshim", "engine/backend"}},
 	{"vmshim", []string{"vmshim"}},
 	{"cmd", []string{""}},
 	{"tests", []string{""}},

@@ -19,6 +19,7 @@ import (
 	"github.com/caisson-engine/caisson/engine/backend"
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
 	"github.com/caisson-engine/caisson/platform_linux/cgroup"
+	"github.com/caisson-engine/caisson/vmshim/blockimage"
 )
 
 // Name of this backend, as in its binary's.
@@ -46,7 +47,7 @@ type Backend struct {
 	cgroups *cgroup.Host
 	journal *kit.Journal
 	pumps   *kit.Pumps
-	images  *imageStore
+	images  *blockimage.Store
 	host    *hostParts
 	serial  atomic.Int64
 
@@ -153,13 +154,17 @@ func (b *Backend) Shutdown() error {
 // Info is backend.Backend.
 func (b *Backend) Info(context.Context) (*backendpb.InfoReply, error) {
 	facts, warnings := b.host.describe()
-	return &backendpb.InfoReply{
+	r := &backendpb.InfoReply{
 		Name: Name, Version: b.cfg.Version, Os: "linux", Arch: goruntime.GOARCH,
 		Levels:       []*backendpb.Level{{Name: LevelVM, Strength: backend.StrengthVM}},
 		DefaultLevel: LevelVM,
 		Capabilities: []string{backend.CapPause, backend.CapProcesses, backend.CapFiles},
 		Facts:        facts, Warnings: warnings,
-	}, nil
+	}
+	if b.host.problem != nil {
+		r.Levels, r.DefaultLevel = nil, "" // the engine shows the warning as why
+	}
+	return r, nil
 }
 
 // Events is backend.Backend.

@@ -238,11 +238,12 @@ func (b *Backend) newMachine(ctx context.Context, s *sandbox, pl *plan) (_ *mach
 			err = errors.Join(err, m.destroy(ctx))
 		}
 	}()
-	if err := m.join(ctx, s); err != nil {
-		return nil, fmt.Errorf("network of sandbox %s: %w", s.id, err)
-	}
 	if err := m.ctl.Running(); err != nil {
 		return nil, m.failed("start a virtual machine", err)
+	}
+	// Only now: the jail makes the taps.
+	if err := m.join(ctx, s); err != nil {
+		return nil, fmt.Errorf("network of sandbox %s: %w", s.id, err)
 	}
 	bootID, err := newUUID()
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
+	"github.com/caisson-engine/caisson/vmshim/blockimage"
 )
 
 // diskFile is a container's writable disk, in its state directory; volumeFile that
@@ -97,9 +98,7 @@ func (b *Backend) openDisks(ctx context.Context, stateDir string, rootfs []*back
 func (b *Backend) openDisk(ctx context.Context, path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = newScratch(ctx, path, b.cfg.Options.Disk); err == nil {
-			f, err = os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
-		}
+		f, err = b.images.Scratch(ctx, path, b.cfg.Options.Disk)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("writable disk: %w", err)
@@ -144,6 +143,6 @@ func chainOf(dirs []string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-func openImages(cfg Config) (*imageStore, error) {
-	return openImageStore(filepath.Join(cfg.ImageDir, "images"))
+func openImages(cfg Config) (*blockimage.Store, error) {
+	return blockimage.Open(blockimage.Options{Dir: filepath.Join(cfg.ImageDir, "images"), Log: cfg.Log})
 }

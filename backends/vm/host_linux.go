@@ -15,6 +15,7 @@ import (
 
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
 	"github.com/caisson-engine/caisson/vmshim/guestpb"
+	shim "github.com/caisson-engine/caisson/vmshim/host"
 	"github.com/caisson-engine/caisson/vmshim/vmm"
 )
 
@@ -27,18 +28,19 @@ type hostParts struct {
 	kernel, initrd string
 	problem        error // why no machine can run, nil if one can
 
-	version func() string
+	monitor func() (*vmm.QEMU, error)
 	accel   func() vmm.Accel
+	reason  string // why, set by accel
 
 	templates *templates
 }
 
-const monitor = "qemu-system-x86_64"
+const monitorName = "qemu-system-x86_64"
 
 func newHost(cfg Config) *hostParts {
 	h := &hostParts{cfg: cfg}
 	h.problem = h.find()
-	h.version = sync.OnceValue(h.readVersion)
+	h.monitor = sync.OnceValues(h.readMonitor)
 	h.accel = sync.OnceValue(h.probe)
 	h.templates = newTemplates()
 	return h
@@ -46,9 +48,9 @@ func newHost(cfg Config) *hostParts {
 
 // find looks for monitor, shim and guest.
 func (h *hostParts) find() error {
-	path, err := exec.LookPath(monitor)
+	path, err := exec.LookPath(monitorName)
 	if err != nil {
-		return fmt.Errorf("%s is not installed (Debian: qemu-system-x86)", monitor)
+		return fmt.Errorf("%s is not installed (Debian: qemu-system-x86)", monitorName)
 	}
 	h.qemu = path
 	if _, err := os.Stat(h.cfg.ShimPath); err != nil {
@@ -77,18 +79,28 @@ func (h *hostParts) usable() error {
 	return nil
 }
 
-// readVersion asks the monitor.
-func (h *hostParts) readVersion() string {
-	out, err := exec.Command(h.qemu, "--version").Output()
-	if err != nil {
-		return ""
-	}
-	line, _, _ := strings.Cut(string(out), "\n")
-	return strings.TrimSpace(line)
+// probeCache remembers for all engines of this host what a guest proved since it
+// was booted.
+const probeCache = "/run/caisson-kvm-probe"
+
+// readMonitor asks the monitor who it is.
+func (h *hostParts) readMonitor() (*vmm.QEMU, error) {
+	return vmm.NewQEMU(vmm.QEMUOptions{
+		Binary: h.qemu, Dir: filepath.Join(h.cfg.StateDir, "jail"), Stage: []string{h.cfg.ShimPath, shim.JailStage},
+	})
 }
 
 // probe decides how machines run.
-func (h *hostParts) probe() vmm.Accel { return vmm.TCG }
+func (h *hostParts) probe() vmm.Accel {
+	q, err := h.monitor()
+	if err != nil {
+		return vmm.TCG
+	}
+	uid := h.cfg.Options.FirstUID + h.cfg.Options.UIDs
+	accel, reason := q.Probe(context.Background(), vmm.ProbeOptions{Kernel: h.kernel, Jail: vmm.Jail{UID: uid, GID: uid}, Cache: probeCache})
+	h.reason = reason
+	return accel
+}
 
 // warnEmulated is what a host owner must know.
 const warnEmulated = "virtual machines are emulated on this host (no usable KVM): emulation is no security boundary by QEMU's own statement, the jail around it is the only one"
@@ -98,13 +110,19 @@ func (h *hostParts) describe() (facts []*backendpb.Fact, warnings []string) {
 	if h.problem != nil {
 		return nil, []string{"no virtual machine can run on this host: " + h.problem.Error()}
 	}
+	q, err := h.monitor()
+	if err != nil {
+		h.problem = err
+		return nil, []string{"no virtual machine can run on this host: " + err.Error()}
+	}
 	accel := h.accel()
 	if accel == vmm.TCG {
 		warnings = append(warnings, warnEmulated)
 	}
 	for _, f := range []struct{ key, value string }{
 		{"accelerator", string(accel)},
-		{"vmm", h.version()},
+		{"accelerator.reason", h.reason},
+		{"vmm", q.Name()},
 		{"guest.kernel", h.kernel},
 		{"guest.protocol", strconv.Itoa(guestpb.Protocol)},
 		{"memory.default", strconv.FormatInt(h.cfg.Options.Memory, 10)},

@@ -49,7 +49,6 @@ const (
 	EnvPoolAge        = "CAISSON_VM_POOL_AGE"
 	EnvFirstUID       = "CAISSON_VM_FIRST_UID"
 	EnvGuestDir       = "CAISSON_VM_GUEST_DIR" // where vmlinux and initrd are
-	EnvImageDir       = "CAISSON_VM_IMAGE_DIR" // where images made for machines are kept
 )
 
 // FromEnvironment reads what is set there.

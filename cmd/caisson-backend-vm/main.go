@@ -41,7 +41,7 @@ func open(ctx context.Context, h plugin.Host) (backend.Backend, error) {
 	}
 	return vm.Open(ctx, vm.Config{
 		StateDir: h.StateDir, CgroupParent: cgroupParent(h), Version: version, Options: options,
-		ShimPath: filepath.Join(dir, "caisson-vmshim"), GuestDirs: guests, ImageDir: os.Getenv(vm.EnvImageDir), Log: h.Log,
+		ShimPath: filepath.Join(dir, "caisson-vmshim"), GuestDirs: guests, ImageDir: os.Getenv(backend.EnvDataDir), Log: h.Log,
 	})
 }
 

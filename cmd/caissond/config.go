@@ -57,6 +57,7 @@ type config struct {
 	Seccomp                             string
 	LogDriver                           string
 	LogOpts                             map[string]string
+	BackendOpts                         map[string]string
 	Labels                              []string
 }
 
@@ -113,6 +114,8 @@ var options = []option{
 
 	{groupRun, "policy", "", "policy", true, func(c *config) setting { return text(&c.Policy, "file") },
 		"The policy: who may run what at which isolation level (default /etc/caisson/policy.yaml, if it exists)"},
+	{groupRun, "backend-opt", "", "backend-opts", false, func(c *config) setting { return pairs{&c.BackendOpts} },
+		"Option of a backend, as backend.option=value, such as vm.memory=1g; repeatable. The README lists them"},
 	{groupRun, "log-level", "l", "log-level", true, func(c *config) setting { return choice(&c.LogLevel, "debug", "info", "warn", "error") },
 		"How much the daemon itself says"},
 	{groupRun, "log-format", "", "log-format", false, func(c *config) setting { return choice(&c.LogFormat, "text", "json") },

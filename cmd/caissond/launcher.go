@@ -25,6 +25,8 @@ type launcher struct {
 	dirs     []string
 	stateDir string
 	env      []string
+	dataRoot string
+	options  map[string]string // backend.option → value
 	level    slog.Level
 	log      *slog.Logger
 }
@@ -34,9 +36,29 @@ func newLauncher(c *config, log *slog.Logger, level slog.Level) *launcher {
 		dirs:     c.backendDirs(),
 		stateDir: filepath.Join(c.ExecRoot, "backends"),
 		env:      []string{backend.EnvHostID + "=" + c.HostID, backend.EnvCgroupParent + "=" + c.CgroupParent},
+		dataRoot: filepath.Join(c.DataRoot, "backends"),
+		options:  c.BackendOpts,
 		level:    level,
 		log:      log,
 	}
+}
+
+// environment is what one backend gets: what all get, its directory, its options.
+func (l *launcher) environment(name string) []string {
+	env := append(slices.Clone(l.env), backend.EnvDataDir+"="+filepath.Join(l.dataRoot, name))
+	for key, value := range l.options {
+		if option, ok := strings.CutPrefix(key, name+"."); ok {
+			env = append(env, variable(name, option)+"="+value)
+		}
+	}
+	slices.Sort(env)
+	return env
+}
+
+// variable is the environment's word for an option: vm.pool-age is
+// CAISSON_VM_POOL_AGE.
+func variable(name, option string) string {
+	return "CAISSON_" + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(name+"_"+option))
 }
 
 // Discover lists the executable files with a backend's name. The directory
@@ -88,7 +110,7 @@ func (l *launcher) Launch(ctx context.Context, b engine.BackendBinary) (engine.B
 		Name:     b.Name,
 		Path:     b.Path,
 		StateDir: filepath.Join(l.stateDir, b.Name),
-		Env:      l.env,
+		Env:      l.environment(b.Name),
 		LogLevel: l.level,
 		Log:      l.log,
 	})

@@ -74,7 +74,7 @@ func Launch(ctx context.Context, o Options) (*Client, error) {
 		return nil, fmt.Errorf("state directory of backend %s: %w", o.Name, err)
 	}
 	old, err := readRecord(o.StateDir)
-	if err == nil && old.Binary == bin && old.TLS == o.TLS {
+	if err == nil && old.Binary == bin && old.TLS == o.TLS && old.Env == envDigest(o.Env) {
 		c, err := reattach(ctx, o, old)
 		if err == nil {
 			return c, nil
@@ -142,7 +142,7 @@ func start(ctx context.Context, o Options, bin binary) (*Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	deadline, _ := ctx.Deadline()
-	rec := record{Binary: bin, TLS: o.TLS}
+	rec := record{Binary: bin, TLS: o.TLS, Env: envDigest(o.Env)}
 	run := &launched{path: o.Path, stateDir: o.StateDir}
 	cfg.StartTimeout = time.Until(deadline)
 	cfg.VersionedPlugins = sets(nil)

@@ -1,6 +1,8 @@
 package plugin
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -71,8 +75,9 @@ type record struct {
 	identity
 	Network   string `json:"network"`
 	Addr      string `json:"addr"`
-	Version   int    `json:"version"`    // of the protocol, as negotiated: go-plugin forgets it on reattach
-	SocketDir string `json:"socket_dir"` // removed when the plugin is gone
+	Env       string `json:"env,omitempty"` // a digest: with other options it is another
+	Version   int    `json:"version"`       // of the protocol, as negotiated: go-plugin forgets it on reattach
+	SocketDir string `json:"socket_dir"`    // removed when the plugin is gone
 	Binary    binary `json:"binary"`
 	TLS       bool   `json:"tls"`
 }
@@ -172,4 +177,10 @@ func logTail(stateDir string, offset int64) string {
 		return ""
 	}
 	return string(data[:n])
+}
+
+// envDigest is Options.Env in short.
+func envDigest(env []string) string {
+	sum := sha256.Sum256([]byte(strings.Join(slices.Sorted(slices.Values(env)), "\x00")))
+	return hex.EncodeToString(sum[:8])
 }
