@@ -23,8 +23,11 @@ func Initramfs(path string, p Programs) error {
 	for _, d := range dirs {
 		files = append(files, File{Name: d, Mode: TypeDir | 0o755})
 	}
-	// Before devtmpfs is mounted the kernel opens it for init.
-	files = append(files, File{Name: "dev/console", Mode: TypeDevice | 0o600, Dev: [2]uint32{5, 1}})
+	// Before devtmpfs is mounted the kernel opens the console for init, and where
+	// that needs a module first, a Go program opens null in its place or gives up.
+	files = append(files,
+		File{Name: "dev/console", Mode: TypeDevice | 0o600, Dev: [2]uint32{5, 1}},
+		File{Name: "dev/null", Mode: TypeDevice | 0o666, Dev: [2]uint32{1, 3}})
 	add := func(name, from string, mode uint32) error {
 		st, err := os.Stat(from)
 		if err != nil {

@@ -40,6 +40,8 @@ var lab struct {
 	initrd string
 	skip   string
 	err    error
+
+	debianKernel, debianInitrd string // empty if it is not there
 }
 
 func setUp(t testing.TB) (*QEMU, Shape) {
@@ -89,6 +91,9 @@ func makeLab() (skip string, err error) {
 	if err := guestos.Initramfs(lab.initrd, guestos.Programs{Init: init}); err != nil {
 		return "", err
 	}
+	if err := debianGuest(init); err != nil {
+		return "", err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return "", err
@@ -97,7 +102,26 @@ func makeLab() (skip string, err error) {
 	return "", err
 }
 
-// jail has a uid that nothing else uses here.
+// debianGuest is the fallback kernel with the same init.
+func debianGuest(init string) error {
+	kernel, err := filepath.Abs("../../bin/guest/vmlinux-debian")
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(filepath.Dir(kernel), "modules-debian")
+	list, err := os.ReadFile(filepath.Join(dir, "load"))
+	if err != nil {
+		return nil
+	}
+	p := guestos.Programs{Init: init}
+	for _, name := range strings.Fields(string(list)) {
+		p.Module = append(p.Module, filepath.Join(dir, name))
+	}
+	lab.debianKernel, lab.debianInitrd = kernel, filepath.Join(lab.dir, "initrd-debian")
+	return guestos.Initramfs(lab.debianInitrd, p)
+}
+
+// testJail has a uid that nothing else uses here.
 func testJail() Jail { return Jail{UID: 231072, GID: 231072} }
 
 func within(t testing.TB, d time.Duration) context.Context {
@@ -124,6 +148,7 @@ func start(t testing.TB, q *QEMU, c Config) Machine {
 		}
 		if t.Failed() {
 			said := m.Console()
+			t.Logf("ended: %v", m.Err())
 			t.Logf("console:\n%s", said[max(0, len(said)-1000):])
 		}
 	})

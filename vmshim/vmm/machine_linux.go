@@ -248,14 +248,15 @@ func (m *machine) reap() {
 	}
 	m.qmp.conn.Close()
 	m.mu.Lock()
-	m.err = m.asked
+	asked := m.asked
 	m.mu.Unlock()
-	switch {
-	case m.err != nil:
-	case err != nil:
+	if err != nil {
 		m.err = &Exit{Reason: Failed, Detail: err.Error()}
-	default:
-		m.err = m.why(state.Sys().(syscall.WaitStatus))
+	} else if status := state.Sys().(syscall.WaitStatus); asked != nil && status.Signaled() && status.Signal() == syscall.SIGKILL {
+		m.err = asked
+	} else {
+		// Also when we were about to end it: it was faster.
+		m.err = m.why(status)
 	}
 	close(m.done)
 	if m.memory != nil && !errors.Is(m.err, ErrSaved) {
