@@ -21,12 +21,13 @@ import (
 // container is one container. What is not guarded by mu does not change once the
 // container is in the map and ready.
 type container struct {
-	id      string
-	sandbox *sandbox
-	machine *machine
-	dir     string // below containers/
-	vmDir   string // its machine's
-	init    *process
+	id       string
+	sandbox  *sandbox
+	machine  *machine
+	dir      string // below containers/
+	vmDir    string // its machine's
+	stateDir string // Container.state_dir
+	init     *process
 
 	made     chan struct{} // closed when Create has ended, well or not
 	ready    bool          // guarded by Backend.mu: Create has ended well
@@ -112,7 +113,7 @@ func (b *Backend) reserve(r *backendpb.Container) (*container, error) {
 func (b *Backend) describeContainer(s *sandbox, r *backendpb.Container) *container {
 	c := &container{
 		id: r.GetId(), sandbox: s, dir: filepath.Join(b.cfg.StateDir, "containers", r.GetId()),
-		vmDir: filepath.Join(b.cfg.StateDir, "vms", s.id),
+		vmDir: filepath.Join(b.cfg.StateDir, "vms", s.id), stateDir: r.GetStateDir(),
 		execs: map[string]*process{}, made: make(chan struct{}),
 	}
 	c.init = newProcess(c, "", r.GetIo())

@@ -1,8 +1,8 @@
 package vm
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"io"
 	"sync"
 
@@ -19,19 +19,34 @@ import (
 // visit is access to a container's files.
 type visit struct {
 	backend.Files
-	leave func()
+	target *backendpb.FilesTarget // in the guest's words
+	leave  func()
 }
 
 // visit finds a container's machine, or makes one that lasts until leave.
 func (b *Backend) visit(ctx context.Context, t *backendpb.FilesTarget) (*visit, error) {
-	if c, err := b.container(t.GetContainer()); err == nil && c.machine != nil {
+	if c := b.owner(t); c != nil {
 		select {
 		case <-c.machine.done:
 		default:
-			return &visit{c.machine.remote, func() {}}, nil
+			return &visit{c.machine.remote, inside(t, c.id), func() {}}, nil
 		}
 	}
 	return b.visitor(ctx, t)
+}
+
+// owner is the container whose files are meant, if it has a machine. Without an id
+// what is meant is the filesystem below what is mounted on it; the state directory
+// tells whose.
+func (b *Backend) owner(t *backendpb.FilesTarget) *container {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.containers {
+		if c.ready && c.machine != nil && (c.id == t.GetContainer() || t.GetContainer() == "" && t.GetStateDir() != "" && c.stateDir == t.GetStateDir()) {
+			return c
+		}
+	}
+	return nil
 }
 
 // visitor makes a machine for the files of a container that has none.
@@ -39,7 +54,7 @@ func (b *Backend) visitor(ctx context.Context, t *backendpb.FilesTarget) (_ *vis
 	if err := b.host.usable(); err != nil {
 		return nil, err
 	}
-	id := t.GetContainer()
+	id := cmp.Or(t.GetContainer(), "files")
 	s := &sandbox{id: b.serialName("files"), rec: &backendpb.Sandbox{Hostname: "files"}}
 	s.cgroup = b.cfg.CgroupParent + "/" + s.id
 	ctx = context.WithoutCancel(ctx)
@@ -66,13 +81,13 @@ func (b *Backend) visitor(ctx context.Context, t *backendpb.FilesTarget) (_ *vis
 		leave()
 		return nil, native(err)
 	}
-	return &visit{m.remote, leave}, nil
+	return &visit{m.remote, inside(t, id), leave}, nil
 }
 
-// inside is a target in the guest's words.
-func inside(t *backendpb.FilesTarget) *backendpb.FilesTarget {
+// inside is a target in the words of the guest that has the container's disks.
+func inside(t *backendpb.FilesTarget, id string) *backendpb.FilesTarget {
 	t = proto.CloneOf(t)
-	t.Level, t.Rootfs, t.Mounts, t.StateDir = "", guestRoot(t.GetContainer()), nil, ""
+	t.Level, t.Rootfs, t.Mounts, t.StateDir = "", guestRoot(id), nil, ""
 	return t
 }
 
@@ -83,27 +98,27 @@ func (b *Backend) StatPath(ctx context.Context, r *backendpb.PathRequest) (*back
 		return nil, err
 	}
 	defer v.leave()
-	return v.StatPath(ctx, &backendpb.PathRequest{Target: inside(r.GetTarget()), Path: r.GetPath()})
+	return v.StatPath(ctx, &backendpb.PathRequest{Target: v.target, Path: r.GetPath()})
 }
 
 // ReadArchive is backend.Files.
 func (b *Backend) ReadArchive(ctx context.Context, r *backendpb.PathRequest) (io.ReadCloser, error) {
-	return b.archive(ctx, r.GetTarget(), func(f backend.Files) (io.ReadCloser, error) {
-		return f.ReadArchive(ctx, &backendpb.PathRequest{Target: inside(r.GetTarget()), Path: r.GetPath()})
+	return b.archive(ctx, r.GetTarget(), func(v *visit) (io.ReadCloser, error) {
+		return v.ReadArchive(ctx, &backendpb.PathRequest{Target: v.target, Path: r.GetPath()})
 	})
 }
 
 // ReadDiff is backend.Files.
 func (b *Backend) ReadDiff(ctx context.Context, t *backendpb.FilesTarget) (io.ReadCloser, error) {
-	return b.archive(ctx, t, func(f backend.Files) (io.ReadCloser, error) { return f.ReadDiff(ctx, inside(t)) })
+	return b.archive(ctx, t, func(v *visit) (io.ReadCloser, error) { return v.ReadDiff(ctx, v.target) })
 }
 
-func (b *Backend) archive(ctx context.Context, t *backendpb.FilesTarget, open func(backend.Files) (io.ReadCloser, error)) (io.ReadCloser, error) {
+func (b *Backend) archive(ctx context.Context, t *backendpb.FilesTarget, open func(*visit) (io.ReadCloser, error)) (io.ReadCloser, error) {
 	v, err := b.visit(ctx, t)
 	if err != nil {
 		return nil, err
 	}
-	r, err := open(v.Files)
+	r, err := open(v)
 	if err != nil {
 		v.leave()
 		return nil, err
@@ -130,7 +145,7 @@ func (b *Backend) WriteArchive(ctx context.Context, t *backendpb.WriteTarget, ta
 	}
 	defer v.leave()
 	inner := proto.CloneOf(t)
-	inner.Target = inside(t.GetTarget())
+	inner.Target = v.target
 	return v.WriteArchive(ctx, inner, tar)
 }
 
@@ -141,6 +156,5 @@ func (b *Backend) Changes(ctx context.Context, t *backendpb.FilesTarget) (*backe
 		return nil, err
 	}
 	defer v.leave()
-	r, err := v.Changes(ctx, inside(t))
-	return r, errors.Join(err)
+	return v.Changes(ctx, v.target)
 }

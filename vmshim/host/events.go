@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
@@ -14,9 +15,15 @@ import (
 // notice of memory per process that the backend made.
 type events struct {
 	mu      sync.Mutex
-	list    []*backendpb.Event
+	list    []*told
 	last    uint64
 	changed chan struct{} // closed and replaced with each
+}
+
+// told is one; gone says that its process was deleted.
+type told struct {
+	*backendpb.Event
+	gone bool
 }
 
 func newEvents() *events { return &events{changed: make(chan struct{})} }
@@ -26,23 +33,23 @@ func (e *events) add(ev *backendpb.Event) {
 	defer e.mu.Unlock()
 	e.last++
 	ev.Seq = e.last
-	e.list = append(e.list, ev)
+	e.list = append(e.list, &told{Event: ev})
 	close(e.changed)
 	e.changed = make(chan struct{})
 }
 
-// forget drops what was said of a process, or of all of a container's.
+// forget says that a process was deleted, or a container with all of its. What was
+// said of it goes once the backend has heard it: it waits for the end of what it
+// deletes.
 func (e *events) forget(p *backendpb.ProcessRef) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var rest []*backendpb.Event
 	for _, ev := range e.list {
 		q := ev.GetProcess()
-		if q.GetContainer() != p.GetContainer() || p.GetExec() != "" && q.GetExec() != p.GetExec() {
-			rest = append(rest, ev)
+		if q.GetContainer() == p.GetContainer() && (p.GetExec() == "" || q.GetExec() == p.GetExec()) {
+			ev.gone = true
 		}
 	}
-	e.list = rest
 }
 
 // next returns the first event after a number, waiting for it.
@@ -50,10 +57,11 @@ func (e *events) next(ctx context.Context, after uint64) (*backendpb.Event, erro
 	for {
 		e.mu.Lock()
 		changed := e.changed
+		e.list = slices.DeleteFunc(e.list, func(ev *told) bool { return ev.gone && ev.GetSeq() <= after })
 		for _, ev := range e.list {
 			if ev.GetSeq() > after {
 				e.mu.Unlock()
-				return proto.CloneOf(ev), nil
+				return proto.CloneOf(ev.Event), nil
 			}
 		}
 		e.mu.Unlock()

@@ -23,7 +23,7 @@ import (
 
 const (
 	// bootTimeout is how long a booting guest may take to greet.
-	bootTimeout = 8 * time.Second
+	bootTimeout = 60 * time.Second
 	// callTimeout is how long a guest may take to answer a call.
 	callTimeout = 60 * time.Second
 	// drainTimeout is how long the output of a deleted process may take to end.
@@ -112,6 +112,12 @@ func (s *shim) connect() {
 	conn := s.machine.Port(guestpb.Port)
 	if s.cfg.Clone == nil {
 		if err := greeted(conn); err != nil {
+			// If the machine has ended that says more.
+			select {
+			case <-s.machine.Done():
+				err = s.machine.Err()
+			case <-time.After(time.Second):
+			}
 			s.bootErr = fmt.Errorf("the guest did not come up: %w%s", err, lastWords(s.machine.Console()))
 			return
 		}
