@@ -24,6 +24,8 @@ func (s Shape) Check() error {
 		return fmt.Errorf("vmm: %d disks, more than %d", len(s.Disks), MaxDisks)
 	case s.NICs < 0 || s.NICs > MaxNICs:
 		return fmt.Errorf("vmm: %d network interfaces, more than %d", s.NICs, MaxNICs)
+	case len(s.Disks)+s.NICs > MaxDevices:
+		return fmt.Errorf("vmm: %d disks and network interfaces, more than %d together", len(s.Disks)+s.NICs, MaxDevices)
 	case len(s.Ports) > MaxPorts:
 		return fmt.Errorf("vmm: %d ports, more than %d", len(s.Ports), MaxPorts)
 	}

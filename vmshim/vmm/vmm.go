@@ -99,11 +99,12 @@ type Shape struct {
 }
 
 // Limits of a Shape. Devices are few on purpose: each costs boot time and memory,
-// and this machine has eight places for them.
+// and this machine has eight places for them, of which the ports take one.
 const (
-	MaxDisks = 4
-	MaxNICs  = 3
-	MaxPorts = 8
+	MaxDisks   = 4
+	MaxNICs    = 3
+	MaxDevices = 7 // disks and NICs together
+	MaxPorts   = 8
 )
 
 // DiskSlot is a place for a disk.
