@@ -13,7 +13,7 @@ export PATH := $(PATH):/usr/local/go/bin:$(shell go env GOPATH 2>/dev/null)/bin:
 RUN_DEPS  := ca-certificates procps isal
 TEST_DEPS := $(RUN_DEPS) gcc libc6-dev busybox-static curl iproute2 iptables nftables \
              docker.io runc podman crun skopeo docker-registry python3-docker \
-             debootstrap qemu-system-x86 cpio e2fsprogs zstd
+             debootstrap qemu-system-x86 cpio e2fsprogs erofs-utils zstd
 GOLANGCI  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 BINARIES := caisson caissond caisson-backend-linux caisson-keeper caisson-init caisson-backend-vm caisson-vmshim
@@ -66,7 +66,7 @@ run: ## Build, start a private engine, run IMAGE (caisson/hello) at every level 
 	@IMAGE='$(IMAGE)' CMD='$(CMD)' scripts/run
 
 .PHONY: test
-test: deps build ## Run every test that this machine can, with one summary
+test: deps build guest ## Run every test that this machine can, with one summary
 	go run ./tests/run
 
 .PHONY: soak
@@ -96,6 +96,8 @@ install: build ## Install binaries, systemd unit, completions and man pages [PRE
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/caisson $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 0755 bin/caisson bin/caissond $(DESTDIR)$(PREFIX)/bin/
 	install -m 0755 bin/caisson-backend-linux bin/caisson-keeper bin/caisson-init bin/caisson-backend-vm bin/caisson-vmshim $(DESTDIR)$(PREFIX)/libexec/caisson/
+	@for f in vmlinux initrd vmlinux-debian initrd-debian; do if [ -e bin/guest/$$f ]; then \
+		install -D -m 0644 bin/guest/$$f $(DESTDIR)$(PREFIX)/libexec/caisson/guest/$$f || exit 1; fi; done
 	sed 's#@PREFIX@#$(PREFIX)#g' packaging/caissond.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/caissond.service
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d $(DESTDIR)$(PREFIX)/share/man/man1
 	bin/caisson completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/caisson
