@@ -1,9 +1,14 @@
 package vmm
 
 import (
+	"bytes"
+	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -62,6 +67,71 @@ func TestEnds(t *testing.T) {
 				t.Errorf("kill of a dead machine: %v", err)
 			}
 		})
+	}
+}
+
+// parent launches what its standard input describes, says which process that is,
+// and waits for its own end.
+func parent() {
+	err := func() error {
+		var in struct {
+			Dir   string
+			Shape Shape
+		}
+		if err := json.NewDecoder(os.Stdin).Decode(&in); err != nil {
+			return err
+		}
+		q, err := NewQEMU(QEMUOptions{Dir: in.Dir, Stage: []string{os.Args[0], stageArg}})
+		if err != nil {
+			return err
+		}
+		l, err := q.Launch(Config{Shape: in.Shape, Jail: testJail()})
+		if err != nil {
+			return err
+		}
+		m, err := q.Attach(context.Background(), l)
+		if err != nil {
+			return err
+		}
+		fmt.Println(m.PID())
+		select {}
+	}()
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+// Nothing is left of a machine whose parent was killed.
+func TestParentDies(t *testing.T) {
+	q, shape := setUp(t)
+	cmd := exec.Command(os.Args[0], parentArg)
+	input, err := json.Marshal(map[string]any{"Dir": q.opts.Dir, "Shape": shape})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	_, err = fmt.Fscan(out, &pid)
+	if kill := cmd.Process.Kill(); err != nil || kill != nil {
+		t.Fatal(err, kill)
+	}
+	_ = cmd.Wait()
+	for i := 0; ; i++ {
+		// Whoever inherited it may not have reaped it yet.
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || strings.Contains(string(data), ") Z ") {
+			return
+		}
+		if i > 1000 {
+			t.Fatalf("the monitor still runs: %s", data)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -18,11 +19,25 @@ import (
 	"github.com/caisson-engine/caisson/vmshim/guestos"
 )
 
-const stageArg = "__jail"
+// Arguments with which this program is something else than tests.
+const (
+	stageArg  = "__jail"
+	parentArg = "__parent"
+)
+
+func init() {
+	// A monitor dies with the thread that launched it.
+	if len(os.Args) > 1 && os.Args[1] == parentArg {
+		runtime.LockOSThread()
+	}
+}
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == stageArg {
 		RunStage()
+	}
+	if len(os.Args) > 1 && os.Args[1] == parentArg {
+		parent()
 	}
 	code := m.Run()
 	if lab.dir != "" {
