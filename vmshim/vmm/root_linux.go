@@ -47,22 +47,46 @@ type rootFile struct {
 	mode     fs.FileMode
 }
 
-var rootMutex sync.Mutex
+// roots are those that this process has looked at. Finding a program's libraries
+// takes a hundred times as long as seeing that none of them changed.
+var roots struct {
+	sync.Mutex
+	known map[[2]string]knownRoot // by program and directory
+}
+
+type knownRoot struct {
+	root
+	files []rootFile
+}
 
 // prepareRoot makes the root below dir, or finds it there.
-func prepareRoot(binary, dir string) (root, error) {
-	rootMutex.Lock()
-	defer rootMutex.Unlock()
+func prepareRoot(binary, dir string) (r root, err error) {
+	roots.Lock()
+	defer roots.Unlock()
 
+	key := [2]string{binary, dir}
+	if known, ok := roots.known[key]; ok {
+		if id, err := identify(known.files); err == nil && id == known.ID && isDir(known.Dir) {
+			return known.root, nil
+		}
+	}
 	files, err := rootFiles(binary)
 	if err != nil {
 		return root{}, err
 	}
+	defer func() {
+		if err == nil {
+			if roots.known == nil {
+				roots.known = map[[2]string]knownRoot{}
+			}
+			roots.known[key] = knownRoot{r, files}
+		}
+	}()
 	id, err := identify(files)
 	if err != nil {
 		return root{}, err
 	}
-	r := root{Dir: filepath.Join(dir, "vmm-"+id), ID: id}
+	r = root{Dir: filepath.Join(dir, "vmm-"+id), ID: id}
 	if _, err := os.Lstat(r.Dir); err == nil {
 		return r, nil
 	}
