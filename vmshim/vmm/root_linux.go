@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Where things are in a jail's root.
@@ -116,7 +117,20 @@ func prepareRoot(binary, dir string) (r root, err error) {
 	if err := os.Rename(work, r.Dir); err != nil && !isDir(r.Dir) {
 		return root{}, err
 	}
+	removeOld(dir, r.Dir)
 	return r, nil
+}
+
+// removeOld deletes the roots of earlier versions, once no machine can be about to
+// start in one. A running machine has long loaded all it needs.
+func removeOld(dir, keep string) {
+	dirs, _ := filepath.Glob(filepath.Join(dir, "vmm-*"))
+	half, _ := filepath.Glob(filepath.Join(dir, ".vmm-*")) // of a process that was killed
+	for _, d := range append(dirs, half...) {
+		if st, err := os.Lstat(d); err == nil && d != keep && time.Since(st.ModTime()) > time.Hour {
+			_ = os.RemoveAll(d)
+		}
+	}
 }
 
 // rootFiles lists what goes into the root.

@@ -46,6 +46,15 @@ func TestRoot(t *testing.T) {
 	if third, err := prepareRoot(program, filepath.Join(dir, "roots")); err != nil || third != second || !isDir(third.Dir) {
 		t.Errorf("after its loss: %v, %v; want %v", third, err, second)
 	}
+	if err := os.Chtimes(first.Dir, when, when); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(program, when.Add(1), when.Add(1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := prepareRoot(program, filepath.Join(dir, "roots")); err != nil || isDir(first.Dir) || !isDir(second.Dir) {
+		t.Errorf("%v; the old root is there: %v, the recent one: %v", err, isDir(first.Dir), isDir(second.Dir))
+	}
 	if _, err := prepareRoot(filepath.Join(dir, "nonesuch"), dir); err == nil {
 		t.Error("made for a program that is not there")
 	}
