@@ -35,6 +35,7 @@ deps: ## Install what tests need from Debian (only what is missing)
 build: $(HELLO) ## Build everything into bin/
 	@mkdir -p bin
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(BINARIES))
+	@$(MAKE) --no-print-directory initrd
 
 .PHONY: guest
 guest: ## Build what virtual machines boot: a kernel (minutes, once) and an initramfs

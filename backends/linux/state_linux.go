@@ -141,9 +141,41 @@ func (b *Backend) Processes(_ context.Context, id string) (*backendpb.ProcessesR
 	}
 	r := &backendpb.ProcessesReply{}
 	for _, pid := range pids {
-		r.Processes = append(r.Processes, &backendpb.ProcessInfo{Pid: int64(pid)})
+		r.Processes = append(r.Processes, describeProcess(pid))
 	}
 	return r, nil
+}
+
+// describeProcess is what ps tells; what cannot be read of a process that is
+// leaving is left out.
+func describeProcess(pid int) *backendpb.ProcessInfo {
+	p := &backendpb.ProcessInfo{Pid: int64(pid)}
+	dir := "/proc/" + strconv.Itoa(pid)
+	if fi, err := os.Stat(dir); err == nil {
+		p.Uid = fi.Sys().(*syscall.Stat_t).Uid
+	}
+	line, err := os.ReadFile(dir + "/stat")
+	if err != nil {
+		return p
+	}
+	name, rest, _ := strings.Cut(string(line), ") ")
+	f := strings.Fields(rest)
+	if len(f) < 20 {
+		return p
+	}
+	number := func(i int) int64 { n, _ := strconv.ParseInt(f[i], 10, 64); return n }
+	const tick = int64(time.Second) / 100 // USER_HZ
+	p.Ppid, p.Cpu = number(1), uint64((number(11)+number(12))*tick)
+	var now unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) == nil {
+		p.StartedAt = time.Now().UnixNano() - now.Nano() + number(19)*tick
+	}
+	if args, err := os.ReadFile(dir + "/cmdline"); err == nil && len(args) > 0 {
+		p.Command = strings.TrimSpace(strings.ReplaceAll(string(args[:min(len(args), 4096)]), "\x00", " "))
+	} else if _, comm, ok := strings.Cut(name, "("); ok {
+		p.Command = "[" + comm + "]"
+	}
+	return p
 }
 
 // Update is backend.Backend.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	goruntime "runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -54,7 +55,8 @@ type Backend struct {
 	mu         sync.Mutex
 	sandboxes  map[string]*sandbox
 	containers map[string]*container
-	uids       map[int]bool // in use
+	uids       map[int]bool      // in use
+	machines   map[*machine]bool // that this process started
 }
 
 var (
@@ -74,7 +76,7 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 		cfg.ImageDir = cfg.StateDir
 	}
 	b := &Backend{
-		cfg: cfg, log: cfg.Log, sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, uids: map[int]bool{},
+		cfg: cfg, log: cfg.Log, sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, uids: map[int]bool{}, machines: map[*machine]bool{},
 	}
 	defer func() {
 		if err != nil {
@@ -136,6 +138,7 @@ func (b *Backend) Shutdown() error {
 	b.mu.Lock()
 	idle := len(b.sandboxes) == 0
 	b.mu.Unlock()
+	errs = append(errs, b.endTransient())
 	if b.host != nil {
 		b.host.close(b)
 	}
@@ -147,6 +150,25 @@ func (b *Backend) Shutdown() error {
 	}
 	if b.journal != nil {
 		errs = append(errs, b.journal.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// endTransient ends the machines that no sandbox has: what becomes a template, what
+// is kept ready, what serves files.
+func (b *Backend) endTransient() error {
+	b.mu.Lock()
+	var list []*machine
+	for m := range b.machines {
+		list = append(list, m)
+	}
+	for _, s := range b.sandboxes {
+		list = slices.DeleteFunc(list, func(m *machine) bool { return m == s.machine || m.name == s.id })
+	}
+	b.mu.Unlock()
+	var errs []error
+	for _, m := range list {
+		errs = append(errs, m.destroy(context.Background()))
 	}
 	return errors.Join(errs...)
 }

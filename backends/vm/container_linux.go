@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -129,6 +130,8 @@ func (b *Backend) make(ctx context.Context, c *container, r *backendpb.Container
 	if err := writeRecord(filepath.Join(c.dir, recordFile), r); err != nil {
 		return err
 	}
+	began := time.Now()
+	lap := func(what string) { b.log.Debug("create", "container", c.id, "done", what, "after", time.Since(began)) }
 	pl, err := newPlan(r, c.sandbox.netns == nil && c.sandbox.rec.GetNetns() != "")
 	if err != nil {
 		return err
@@ -147,13 +150,18 @@ func (b *Backend) make(ctx context.Context, c *container, r *backendpb.Container
 		return err
 	}
 	defer ds.close()
+	lap("machine")
 	if err := ds.insert(m); err != nil {
 		return m.failed("disks of container "+c.id, err)
 	}
+	lap("disks")
 	if _, err := m.agent.Prepare(ctx, pl.prepare); err != nil {
 		return fmt.Errorf("container %s: %w", c.id, native(err))
 	}
-	return b.makeInside(ctx, c, r, pl)
+	lap("mounts")
+	err = b.makeInside(ctx, c, r, pl)
+	lap("container")
+	return err
 }
 
 // makeInside makes the container in its machine.
@@ -220,6 +228,8 @@ func (b *Backend) newMachine(ctx context.Context, s *sandbox, pl *plan) (_ *mach
 	if s.rec.GetNetns() != "" && s.netns == nil {
 		return nil, fmt.Errorf("the network of sandbox %s was lost with an earlier backend: %w", s.id, errdefs.ErrFailedPrecondition)
 	}
+	began := time.Now()
+	lap := func(what string) { b.log.Debug("machine", "sandbox", s.id, "done", what, "after", time.Since(began)) }
 	shape, err := b.host.shape(pl.memory, pl.cpus)
 	if err != nil {
 		return nil, err
@@ -234,6 +244,8 @@ func (b *Backend) newMachine(ctx context.Context, s *sandbox, pl *plan) (_ *mach
 	if err != nil {
 		return nil, err
 	}
+	b.log.Debug("machine", "sandbox", s.id, "clone", m.clone)
+	lap("launched")
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.destroy(ctx))
@@ -242,10 +254,12 @@ func (b *Backend) newMachine(ctx context.Context, s *sandbox, pl *plan) (_ *mach
 	if err := m.ctl.Running(); err != nil {
 		return nil, m.failed("start a virtual machine", err)
 	}
+	lap("running")
 	// Only now: the jail makes the taps.
 	if err := m.join(ctx, s); err != nil {
 		return nil, fmt.Errorf("network of sandbox %s: %w", s.id, err)
 	}
+	lap("network")
 	bootID, err := newUUID()
 	if err != nil {
 		return nil, err
@@ -253,6 +267,7 @@ func (b *Backend) newMachine(ctx context.Context, s *sandbox, pl *plan) (_ *mach
 	if _, err := m.agent.Setup(ctx, s.setup(bootID)); err != nil {
 		return nil, m.failed("set a virtual machine up", native(err))
 	}
+	lap("set up")
 	return m, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -24,6 +25,9 @@ const (
 	diskFile   = "vm.disk"
 	volumeFile = "vm.disk"
 )
+
+// volumePatience is how long a volume may still be in use by another machine.
+const volumePatience = 5 * time.Second
 
 // disks are a container's, opened for its machine.
 type disks struct {
@@ -78,13 +82,13 @@ func (b *Backend) openDisks(ctx context.Context, stateDir string, rootfs []*back
 	if stateDir == "" {
 		return nil, fmt.Errorf("a container in a virtual machine needs a state directory: %w", errdefs.ErrInvalidArgument)
 	}
-	paths := []string{filepath.Join(stateDir, diskFile)}
-	for _, v := range volumes {
-		paths = append(paths, filepath.Join(filepath.Dir(v.dir), volumeFile))
+	f, err := b.openDisk(ctx, filepath.Join(stateDir, diskFile), closeTimeout)
+	if err != nil {
+		return nil, err
 	}
-	for _, path := range paths {
-		f, err := b.openDisk(ctx, path)
-		if err != nil {
+	d.rest = append(d.rest, f)
+	for _, v := range volumes {
+		if f, err = b.openDisk(ctx, filepath.Join(filepath.Dir(v.dir), volumeFile), volumePatience); err != nil {
 			return nil, err
 		}
 		d.rest = append(d.rest, f)
@@ -94,8 +98,9 @@ func (b *Backend) openDisks(ctx context.Context, stateDir string, rootfs []*back
 
 // openDisk opens a writable disk, made if it is not there, for one machine alone:
 // two kernels on one filesystem would destroy it. The lock is the open file's and
-// goes to the machine with it.
-func (b *Backend) openDisk(ctx context.Context, path string) (*os.File, error) {
+// goes to the machine with it. A machine that is being ended writes its disk back
+// first, which is waited for.
+func (b *Backend) openDisk(ctx context.Context, path string, patience time.Duration) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		f, err = b.images.Scratch(ctx, path, b.cfg.Options.Disk)
@@ -103,7 +108,12 @@ func (b *Backend) openDisk(ctx context.Context, path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writable disk: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil || time.Now().After(end) {
+			break
+		}
+	}
+	if err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("%s is in use by another virtual machine, and a volume there belongs to one at a time: %w", path, errdefs.ErrFailedPrecondition)
 	}

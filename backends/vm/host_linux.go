@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -25,8 +24,8 @@ type hostParts struct {
 	cfg  Config
 	qemu string // "" if there is none
 
-	kernel, initrd string
-	problem        error // why no machine can run, nil if one can
+	guest   vmm.Guest
+	problem error // why no machine can run, nil if one can
 
 	monitor func() (*vmm.QEMU, error)
 	accel   func() vmm.Accel
@@ -56,19 +55,10 @@ func (h *hostParts) find() error {
 	if _, err := os.Stat(h.cfg.ShimPath); err != nil {
 		return fmt.Errorf("caisson-vmshim is missing: %w", err)
 	}
-	for _, dir := range h.cfg.GuestDirs {
-		k, i := filepath.Join(dir, "vmlinux"), filepath.Join(dir, "initrd")
-		if exists(k) && exists(i) {
-			h.kernel, h.initrd = k, i
-			return nil
-		}
+	if h.guest, err = vmm.FindGuest(h.cfg.GuestDirs...); err != nil {
+		return err
 	}
-	return fmt.Errorf("there is no guest kernel (vmlinux and initrd) in %s: make guest builds it", strings.Join(h.cfg.GuestDirs, " or "))
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
+	return nil
 }
 
 // usable is nil if machines can run here.
@@ -97,7 +87,7 @@ func (h *hostParts) probe() vmm.Accel {
 		return vmm.TCG
 	}
 	uid := h.cfg.Options.FirstUID + h.cfg.Options.UIDs
-	accel, reason := q.Probe(context.Background(), vmm.ProbeOptions{Kernel: h.kernel, Jail: vmm.Jail{UID: uid, GID: uid}, Cache: probeCache})
+	accel, reason := q.Probe(context.Background(), vmm.ProbeOptions{Guest: h.guest, Jail: vmm.Jail{UID: uid, GID: uid}, Cache: probeCache})
 	h.reason = reason
 	return accel
 }
@@ -123,7 +113,7 @@ func (h *hostParts) describe() (facts []*backendpb.Fact, warnings []string) {
 		{"accelerator", string(accel)},
 		{"accelerator.reason", h.reason},
 		{"vmm", q.Name()},
-		{"guest.kernel", h.kernel},
+		{"guest.kernel", h.guest.Kernel},
 		{"guest.protocol", strconv.Itoa(guestpb.Protocol)},
 		{"memory.default", strconv.FormatInt(h.cfg.Options.Memory, 10)},
 		{"templates", strconv.FormatBool(h.cfg.Options.Templates)},
@@ -166,7 +156,7 @@ func (h *hostParts) shape(memory int64, cpus int) (vmm.Shape, error) {
 		cpus = h.cfg.Options.CPUs
 	}
 	return vmm.Shape{
-		Accel: h.accel(), Kernel: h.kernel, Initrd: h.initrd, Flavour: vmm.OwnKernel,
+		Accel: h.accel(), Kernel: h.guest.Kernel, Initrd: h.guest.Initrd, Flavour: h.guest.Flavour,
 		Memory: want, CPUs: min(cpus, maxCPUs),
 		Disks: []vmm.DiskSlot{{ReadOnly: true}, {}, {}, {}}, NICs: 1, Ports: []string{guestpb.Port},
 	}, nil

@@ -86,6 +86,9 @@ func (b *Backend) start(ctx context.Context, o order) (_ *machine, err error) {
 	if m.uid, err = b.uid(); err != nil {
 		return nil, err
 	}
+	b.mu.Lock()
+	b.machines[m] = true
+	b.mu.Unlock()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.destroy(context.WithoutCancel(ctx)))
@@ -174,7 +177,16 @@ func (m *machine) startShim(ctx context.Context, o order) error {
 	if err != nil {
 		return err
 	}
+	q, err := m.b.host.monitor()
+	if err != nil {
+		return err
+	}
+	known, err := q.Know(o.shape)
+	if err != nil {
+		return err
+	}
 	c := host.Config{
+		Known:   known,
 		Sandbox: o.name, QEMU: m.b.host.qemu, Runtime: filepath.Join(m.b.cfg.StateDir, "jail"), Shape: o.shape,
 		Savable: o.savable, UID: m.uid, GID: m.uid, Version: m.b.cfg.Version,
 	}
@@ -206,7 +218,7 @@ func (m *machine) startShim(ctx context.Context, o order) error {
 
 // run executes the shim.
 func (m *machine) run(files []*os.File) error {
-	cmd := exec.Command(m.b.cfg.ShimPath)
+	cmd := exec.Command(m.b.cfg.ShimPath, m.dir)
 	cmd.Env = []string{"GOMAXPROCS=2", "PATH=" + os.Getenv("PATH")}
 	cmd.ExtraFiles = files
 	log, err := os.OpenFile(filepath.Join(m.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -332,6 +344,9 @@ func (m *machine) destroy(ctx context.Context) error {
 	if err := os.RemoveAll(m.dir); err != nil {
 		return fmt.Errorf("machine %s: %w", m.name, err)
 	}
+	m.b.mu.Lock()
+	delete(m.b.machines, m)
+	m.b.mu.Unlock()
 	m.b.freeUID(m.uid)
 	return nil
 }

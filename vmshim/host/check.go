@@ -155,7 +155,10 @@ func cleanProcesses(r *backendpb.ProcessesReply) *backendpb.ProcessesReply {
 	out := &backendpb.ProcessesReply{}
 	for _, p := range head(r.GetProcesses(), maxProcesses) {
 		if p.GetPid() > 0 && p.GetPid() <= 1<<22 {
-			out.Processes = append(out.Processes, &backendpb.ProcessInfo{Pid: p.GetPid()})
+			out.Processes = append(out.Processes, &backendpb.ProcessInfo{
+				Pid: p.GetPid(), Ppid: max(p.GetPpid(), 0), Uid: p.GetUid(), Command: clean(p.GetCommand(), maxText),
+				StartedAt: p.GetStartedAt(), Cpu: bounded(p.GetCpu()),
+			})
 		}
 	}
 	return out

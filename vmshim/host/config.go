@@ -13,6 +13,7 @@ type Config struct {
 	Sandbox string        `json:"sandbox"`
 	QEMU    string        `json:"qemu"` // path of the monitor
 	Runtime string        `json:"runtime"`
+	Known   *vmm.Known    `json:"known"`
 	Shape   vmm.Shape     `json:"shape"`
 	Savable bool          `json:"savable,omitempty"` // to become a template
 	Clone   *CloneFiles   `json:"clone,omitempty"`   // of a template; nil boots cold

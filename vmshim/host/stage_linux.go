@@ -20,13 +20,14 @@ const JailStage = "__vmm-jail"
 // stageOne is the argument that says that all rights are gone.
 const stageOne = "__guarded"
 
-// Main is caisson-vmshim. It must be called on the process's first thread, locked
+// Main is caisson-vmshim; its argument is the machine's directory, for who looks at
+// the list of processes. It must be called on the process's first thread, locked
 // to it: the monitor lives as long as that thread.
 func Main(args []string) error {
 	if len(args) > 1 && args[1] == stageOne {
 		return guarded()
 	}
-	if os.Geteuid() != 0 || len(args) != 1 {
+	if os.Geteuid() != 0 || len(args) != 2 {
 		return errors.New("caisson-vmshim is started by caisson-backend-vm, not by hand")
 	}
 	c, err := readConfig()
@@ -57,7 +58,7 @@ func Main(args []string) error {
 	if err := l.KeepOnExec(); err != nil {
 		return err
 	}
-	return dropAndExec(c)
+	return dropAndExec(c, args[1])
 }
 
 func readConfig() (*Config, error) {
@@ -117,12 +118,12 @@ func launch(c *Config) (*vmm.Launched, error) {
 }
 
 func qemuOptions(c *Config) vmm.QEMUOptions {
-	return vmm.QEMUOptions{Binary: c.QEMU, Stage: []string{"/proc/self/exe", JailStage}, Dir: c.Runtime}
+	return vmm.QEMUOptions{Binary: c.QEMU, Stage: []string{"/proc/self/exe", JailStage}, Dir: c.Runtime, Known: c.Known}
 }
 
 // dropAndExec gives up everything and becomes stage 1. It works on this thread
 // alone, which is the one that goes on.
-func dropAndExec(c *Config) error {
+func dropAndExec(c *Config, dir string) error {
 	self, err := unix.Open("/proc/self/exe", unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -151,7 +152,7 @@ func dropAndExec(c *Config) error {
 			return fmt.Errorf("giving up rights: %s: %w", step.what, err)
 		}
 	}
-	argv, err := syscall.SlicePtrFromStrings([]string{"caisson-vmshim", stageOne})
+	argv, err := syscall.SlicePtrFromStrings([]string{"caisson-vmshim", stageOne, dir})
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,29 @@ type QEMUOptions struct {
 	// Stage is the command that ends in RunStage; the caller's own program with an
 	// argument that tells it so.
 	Stage []string
+	// Known is what another process found out with Know, for the shapes of one key;
+	// nil finds out. It saves a machine's start some 100 ms.
+	Known *Known
+}
+
+// Known is what does not change from one machine to the next.
+type Known struct {
+	Version string `json:"version"`
+	Root    string `json:"root"` // directory of the jails' common root
+	Key     string `json:"key"`  // of one shape
+}
+
+// Know finds out what QEMUOptions.Known takes.
+func (q *QEMU) Know(s Shape) (*Known, error) {
+	key, err := q.Key(s)
+	if err != nil {
+		return nil, err
+	}
+	r, err := prepareRoot(q.opts.Binary, q.opts.Dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Known{Version: q.version, Root: r.Dir, Key: key}, nil
 }
 
 // QEMU is QEMU's microvm machine.
@@ -44,6 +67,9 @@ var _ VMM = (*QEMU)(nil)
 
 // NewQEMU finds QEMU and refuses a version with known holes.
 func NewQEMU(opts QEMUOptions) (*QEMU, error) {
+	if k := opts.Known; k != nil {
+		return &QEMU{opts: opts, version: k.Version, hashes: map[string]string{}}, nil
+	}
 	if opts.Binary == "" {
 		path, err := exec.LookPath("qemu-system-x86_64")
 		if err != nil {
@@ -145,14 +171,13 @@ func (q *QEMU) Launch(c Config) (_ *Launched, err error) {
 	if len(c.Taps) > c.NICs {
 		return nil, fmt.Errorf("vmm: %d taps for %d interfaces", len(c.Taps), c.NICs)
 	}
-	r, err := prepareRoot(q.opts.Binary, q.opts.Dir)
-	if err != nil {
-		return nil, err
+	known := q.opts.Known
+	if known == nil {
+		if known, err = q.Know(c.Shape); err != nil {
+			return nil, err
+		}
 	}
-	key, err := q.Key(c.Shape)
-	if err != nil {
-		return nil, err
-	}
+	key := known.Key
 	if c.Template != nil && c.Template.Key != key {
 		return nil, errors.New("vmm: the template is of another shape, or the monitor, kernel or initramfs changed since it was made")
 	}
@@ -168,7 +193,7 @@ func (q *QEMU) Launch(c Config) (_ *Launched, err error) {
 		}
 	}()
 	in := instructions{
-		Root: r.Dir, UID: c.Jail.UID, GID: c.Jail.GID, KVM: c.Accel == KVM,
+		Root: known.Root, UID: c.Jail.UID, GID: c.Jail.GID, KVM: c.Accel == KVM,
 		Limits: limits(c), Env: environment,
 	}
 	in.Args = append([]string{inProgram}, hardware(c.Shape)...)

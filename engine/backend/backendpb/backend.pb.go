@@ -2538,8 +2538,14 @@ func (x *UpdateRequest) GetResources() []byte {
 }
 
 type ProcessInfo struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pid           int64                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"` // on the host, or in the guest where the host has none
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pid   int64                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"` // on the host, or in the guest where the host has none
+	// What ps would tell, for processes that the host's ps cannot see.
+	Ppid          int64  `protobuf:"varint,2,opt,name=ppid,proto3" json:"ppid,omitempty"`
+	Uid           uint32 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Command       string `protobuf:"bytes,4,opt,name=command,proto3" json:"command,omitempty"`
+	StartedAt     int64  `protobuf:"varint,5,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"` // Unix nanoseconds
+	Cpu           uint64 `protobuf:"varint,6,opt,name=cpu,proto3" json:"cpu,omitempty"`                              // nanoseconds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2577,6 +2583,41 @@ func (*ProcessInfo) Descriptor() ([]byte, []int) {
 func (x *ProcessInfo) GetPid() int64 {
 	if x != nil {
 		return x.Pid
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetPpid() int64 {
+	if x != nil {
+		return x.Ppid
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *ProcessInfo) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetCpu() uint64 {
+	if x != nil {
+		return x.Cpu
 	}
 	return 0
 }
@@ -3311,9 +3352,15 @@ const file_backendpb_backend_proto_rawDesc = "" +
 	"\x03ios\x18\x05 \x01(\x04R\x03ios\"K\n" +
 	"\rUpdateRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x1c\n" +
-	"\tresources\x18\x02 \x01(\fR\tresources\"\x1f\n" +
+	"\tresources\x18\x02 \x01(\fR\tresources\"\x90\x01\n" +
 	"\vProcessInfo\x12\x10\n" +
-	"\x03pid\x18\x01 \x01(\x03R\x03pid\"O\n" +
+	"\x03pid\x18\x01 \x01(\x03R\x03pid\x12\x12\n" +
+	"\x04ppid\x18\x02 \x01(\x03R\x04ppid\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\rR\x03uid\x12\x18\n" +
+	"\acommand\x18\x04 \x01(\tR\acommand\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\x05 \x01(\x03R\tstartedAt\x12\x10\n" +
+	"\x03cpu\x18\x06 \x01(\x04R\x03cpu\"O\n" +
 	"\x0eProcessesReply\x12=\n" +
 	"\tprocesses\x18\x01 \x03(\v2\x1f.caisson.backend.v1.ProcessInfoR\tprocesses\"\xc4\x01\n" +
 	"\vFilesTarget\x12\x1c\n" +
