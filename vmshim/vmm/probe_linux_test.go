@@ -17,6 +17,13 @@ func TestProbeGuest(t *testing.T) {
 	if err := q.bootProbe(t.Context(), probe, ProbeOptions{Jail: testJail(), Timeout: time.Minute}); err != nil {
 		t.Errorf("under emulation, with time enough: %v", err)
 	}
+	if lab.debianKernel != "" {
+		debian := probe
+		debian.Flavour, debian.Kernel = DebianKernel, lab.debianKernel
+		if err := q.bootProbe(t.Context(), debian, ProbeOptions{Jail: testJail(), Timeout: time.Minute}); err != nil {
+			t.Errorf("Debian's kernel: %v", err)
+		}
+	}
 	// An init that waits for ever stands for a guest that gets nowhere.
 	probe.Initrd = shape.Initrd
 	err := q.bootProbe(t.Context(), probe, ProbeOptions{Jail: testJail(), Timeout: 100 * time.Millisecond})
@@ -27,7 +34,7 @@ func TestProbeGuest(t *testing.T) {
 
 func TestProbe(t *testing.T) {
 	q, shape := setUp(t)
-	o := ProbeOptions{Kernel: shape.Kernel, Jail: testJail(), Cache: filepath.Join(t.TempDir(), "probe")}
+	o := ProbeOptions{Guest: Guest{Kernel: shape.Kernel, Flavour: OwnKernel}, Jail: testJail(), Cache: filepath.Join(t.TempDir(), "probe")}
 	at := time.Now()
 	accel, why := q.Probe(t.Context(), o)
 	t.Logf("%s after %v: %s", accel, time.Since(at), why)
