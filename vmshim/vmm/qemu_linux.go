@@ -34,13 +34,6 @@ type QEMUOptions struct {
 	Known *Known
 }
 
-// Known is what does not change from one machine to the next.
-type Known struct {
-	Version string `json:"version"`
-	Root    string `json:"root"` // directory of the jails' common root
-	Key     string `json:"key"`  // of one shape
-}
-
 // Know finds out what QEMUOptions.Known takes.
 func (q *QEMU) Know(s Shape) (*Known, error) {
 	key, err := q.Key(s)
