@@ -137,6 +137,38 @@ func (a *agent) Prepare(_ context.Context, r *guestpb.PrepareRequest) (*guestpb.
 	return empty, nil
 }
 
+// Warm is guestpb.GuestServer. The machine practises with what it has: a container
+// "warm" can be made afterwards, whose image is the initramfs, and addresses are
+// put on an interface that leads nowhere. A second call takes it back.
+func (a *agent) Warm(ctx context.Context, _ *guestpb.Empty) (*guestpb.Empty, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.setUp {
+		return nil, fmt.Errorf("this machine is in use: %w", errdefs.ErrFailedPrecondition)
+	}
+	const id = guestpb.WarmContainer
+	if a.prepared[id] {
+		delete(a.prepared, id)
+		if err := a.containers.Close(ctx, id); err != nil {
+			return nil, err
+		}
+		return empty, errors.Join(unmount(guestpb.ImageDir(id)), os.RemoveAll(guestpb.ContainerDir(id)))
+	}
+	a.prepared[id] = true
+	for _, dir := range []string{guestpb.ImageDir(id), guestpb.UpperDir(id), guestpb.WorkDir(id)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := writeFile(id, &guestpb.File{Name: "f0", Data: []byte("warm\n"), Mode: 0o644}); err != nil {
+		return nil, err
+	}
+	if err := unix.Mount("/", guestpb.ImageDir(id), "", unix.MS_BIND, ""); err != nil {
+		return nil, fmt.Errorf("practice image: %w", err)
+	}
+	return empty, practiseNetwork()
+}
+
 // mountDisk mounts a disk, which may still be on its way.
 func mountDisk(device, target, fstype string, flags uintptr) error {
 	if !validDevice.MatchString(device) {

@@ -53,5 +53,8 @@ func VolumeDir(container, name string) string {
 	return path.Join(ContainerDir(container), "volumes", name, "data")
 }
 
+// WarmContainer is the container that a machine practises with; see Guest.Warm.
+const WarmContainer = "warm"
+
 // BootIDFile holds the id that containers see as the machine's boot id.
 const BootIDFile = "/run/caisson/boot_id"

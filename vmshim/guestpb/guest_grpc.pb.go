@@ -39,8 +39,10 @@ type GuestClient interface {
 	// Prepare mounts a container's disks and writes its files, below
 	// guestpb.ContainerDir. AlreadyExists for a container that is prepared.
 	Prepare(ctx context.Context, in *PrepareRequest, opts ...grpc.CallOption) (*Empty, error)
-	// Warm runs nothing of a tenant: it makes the machine do what the start of a
-	// container makes it do, so that the real one is faster.
+	// Warm lets a machine that nobody has yet practise: after it a container
+	// guestpb.WarmContainer can be made and run in a sandbox of that name, and a
+	// second call takes it back. What an emulated machine has done once it does much
+	// faster again.
 	Warm(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
 	// Shutdown writes back and unmounts all disks. What runs is killed first. The
 	// machine may be ended when it returns.
@@ -105,8 +107,10 @@ type GuestServer interface {
 	// Prepare mounts a container's disks and writes its files, below
 	// guestpb.ContainerDir. AlreadyExists for a container that is prepared.
 	Prepare(context.Context, *PrepareRequest) (*Empty, error)
-	// Warm runs nothing of a tenant: it makes the machine do what the start of a
-	// container makes it do, so that the real one is faster.
+	// Warm lets a machine that nobody has yet practise: after it a container
+	// guestpb.WarmContainer can be made and run in a sandbox of that name, and a
+	// second call takes it back. What an emulated machine has done once it does much
+	// faster again.
 	Warm(context.Context, *Empty) (*Empty, error)
 	// Shutdown writes back and unmounts all disks. What runs is killed first. The
 	// machine may be ended when it returns.

@@ -22,7 +22,7 @@ import (
 
 // request is what the backend may ask.
 type request struct {
-	Op   string `json:"op"` // "disk" with a file; "save"
+	Op   string `json:"op"` // "disk" and "hold" with a file; "save"
 	Slot int    `json:"slot,omitempty"`
 }
 
@@ -150,6 +150,15 @@ func (c *Control) await() (int, error) {
 // SetDisk puts an image into a slot.
 func (c *Control) SetDisk(slot int, image *os.File) error {
 	if err := c.c.send(request{Op: "disk", Slot: slot}, []*os.File{image}); err != nil {
+		return err
+	}
+	_, err := c.await()
+	return err
+}
+
+// Hold has the shim keep a file open as long as it lives.
+func (c *Control) Hold(f *os.File) error {
+	if err := c.c.send(request{Op: "hold"}, []*os.File{f}); err != nil {
 		return err
 	}
 	_, err := c.await()

@@ -47,6 +47,7 @@ type shim struct {
 	agent   guestpb.GuestClient
 
 	events *events
+	held   []*os.File // for the backend; used by control alone
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -194,7 +195,9 @@ func (s *shim) control(c *control) {
 			return
 		}
 		answer, out := s.obey(r, files)
-		closeAll(files)
+		if r.Op != "hold" {
+			closeAll(files)
+		}
 		err = c.reply(answer, out)
 		closeAll(out)
 		if err != nil {
@@ -211,6 +214,9 @@ func (s *shim) obey(r request, files []*os.File) (reply, []*os.File) {
 		if err := s.machine.SetDisk(ctx, r.Slot, files[0]); err != nil {
 			return reply{Error: err.Error()}, nil
 		}
+		return reply{}, nil
+	case r.Op == "hold" && len(files) == 1:
+		s.held = append(s.held, files...)
 		return reply{}, nil
 	case r.Op == "save":
 		if err := s.await(ctx); err != nil {
