@@ -136,6 +136,7 @@ func (b *Backend) make(ctx context.Context, c *container, r *backendpb.Container
 	if err != nil {
 		return err
 	}
+	pl.largest = b.largestDisk(r.GetStateDir(), pl.volumes)
 	opened := make(chan error, 1)
 	var ds *disks
 	go func() {
@@ -237,10 +238,11 @@ func (b *Backend) newMachine(ctx context.Context, s *sandbox, pl *plan) (_ *mach
 	if s.net != nil {
 		shape.NICs = max(shape.NICs, len(s.net.links))
 	}
+	tmpl, release := b.template(s.rec.GetAnnotations()[annotationTenant], shape)
 	m, err := b.start(ctx, order{
-		name: s.id, cgroup: s.cgroup, limits: s.limits, shape: shape, netns: s.netns,
-		template: b.template(s.rec.GetAnnotations()[annotationTenant], shape),
+		name: s.id, cgroup: s.cgroup, limits: s.limits, shape: shape, netns: s.netns, template: tmpl, fileSize: pl.largest,
 	})
+	release()
 	if err != nil {
 		return nil, err
 	}

@@ -96,6 +96,22 @@ func (b *Backend) openDisks(ctx context.Context, stateDir string, rootfs []*back
 	return d, nil
 }
 
+// largestDisk is the size of the largest writable disk that these have or will get:
+// no file of the host grows over it, whatever becomes of the monitor.
+func (b *Backend) largestDisk(stateDir string, volumes []volume) int64 {
+	paths := []string{filepath.Join(stateDir, diskFile)}
+	for _, v := range volumes {
+		paths = append(paths, filepath.Join(filepath.Dir(v.dir), volumeFile))
+	}
+	largest := b.cfg.Options.Disk
+	for _, path := range paths {
+		if st, err := os.Stat(path); err == nil {
+			largest = max(largest, st.Size())
+		}
+	}
+	return largest
+}
+
 // openDisk opens a writable disk, made if it is not there, for one machine alone:
 // two kernels on one filesystem would destroy it. The lock is the open file's and
 // goes to the machine with it. A machine that is being ended writes its disk back

@@ -58,7 +58,7 @@ func (b *Backend) visitor(ctx context.Context, t *backendpb.FilesTarget) (_ *vis
 	s := &sandbox{id: b.serialName("files"), rec: &backendpb.Sandbox{Hostname: "files"}}
 	s.cgroup = b.cfg.CgroupParent + "/" + s.id
 	ctx = context.WithoutCancel(ctx)
-	pl := &plan{prepare: &guestpb.PrepareRequest{Container: id, Image: "vda", Scratch: "vdb"}}
+	pl := &plan{largest: b.largestDisk(t.GetStateDir(), nil), prepare: &guestpb.PrepareRequest{Container: id, Image: "vda", Scratch: "vdb"}}
 	d, err := b.openDisks(ctx, t.GetStateDir(), t.GetRootfs(), nil)
 	if err != nil {
 		return nil, err

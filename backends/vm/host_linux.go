@@ -15,6 +15,7 @@ import (
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
 	"github.com/caisson-engine/caisson/vmshim/guestpb"
 	shim "github.com/caisson-engine/caisson/vmshim/host"
+	"github.com/caisson-engine/caisson/vmshim/template"
 	"github.com/caisson-engine/caisson/vmshim/vmm"
 )
 
@@ -31,7 +32,7 @@ type hostParts struct {
 	accel   func() vmm.Accel
 	reason  string // why, set by accel
 
-	templates *templates
+	templates *template.Store
 }
 
 const monitorName = "qemu-system-x86_64"
@@ -41,7 +42,9 @@ func newHost(cfg Config) *hostParts {
 	h.problem = h.find()
 	h.monitor = sync.OnceValues(h.readMonitor)
 	h.accel = sync.OnceValue(h.probe)
-	h.templates = newTemplates()
+	h.templates = template.New(template.Options{Failed: func(k template.Key, err error) {
+		cfg.Log.Error("no template could be made, virtual machines boot instead", "tenant", k.Tenant, "err", err)
+	}})
 	return h
 }
 
@@ -163,71 +166,7 @@ func (h *hostParts) shape(memory int64, cpus int) (vmm.Shape, error) {
 }
 
 // close ends what is kept ready.
-func (h *hostParts) close(*Backend) { h.templates.close() }
-
-// templates are the saved machines, by what they are for.
-type templates struct {
-	mu   sync.Mutex
-	list map[string]*saved
-}
-
-// saved is a template that is there or being made.
-type saved struct {
-	ready chan struct{}
-	t     *vmm.Template
-	err   error
-}
-
-// maxTemplates is how many are kept; each costs the memory that a guest has
-// touched when it was saved.
-const maxTemplates = 8
-
-func newTemplates() *templates { return &templates{list: map[string]*saved{}} }
-
-func (t *templates) close() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for key, s := range t.list {
-		select {
-		case <-s.ready:
-			if s.t != nil {
-				_ = s.t.Close()
-			}
-			delete(t.list, key)
-		default:
-		}
-	}
-}
-
-// get returns a template, nil if it is being made, and has it made if there is
-// none.
-func (t *templates) get(key string, build func() (*vmm.Template, error)) *vmm.Template {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if s := t.list[key]; s != nil {
-		select {
-		case <-s.ready:
-			return s.t
-		default:
-			return nil
-		}
-	}
-	if len(t.list) >= maxTemplates {
-		return nil
-	}
-	s := &saved{ready: make(chan struct{})}
-	t.list[key] = s
-	go func() {
-		s.t, s.err = build()
-		close(s.ready)
-		if s.err != nil {
-			t.mu.Lock()
-			delete(t.list, key)
-			t.mu.Unlock()
-		}
-	}()
-	return nil
-}
+func (h *hostParts) close(*Backend) { h.templates.Close() }
 
 // build boots a machine and saves it.
 func (b *Backend) build(name string, shape vmm.Shape) (*vmm.Template, error) {
@@ -245,21 +184,28 @@ func (b *Backend) build(name string, shape vmm.Shape) (*vmm.Template, error) {
 	return t, errors.Join(err, m.destroy(ctx))
 }
 
-// template is one to clone for a tenant, nil to boot.
-func (b *Backend) template(tenant string, shape vmm.Shape) *vmm.Template {
+// template is one to clone for a tenant, nil to boot, and what ends its use.
+func (b *Backend) template(tenant string, shape vmm.Shape) (*vmm.Template, func()) {
+	none := func() {}
 	if !b.cfg.Options.Templates {
-		return nil
+		return nil, none
+	}
+	q, err := b.host.monitor()
+	if err != nil {
+		return nil, none
+	}
+	known, err := q.Know(shape)
+	if err != nil {
+		return nil, none
 	}
 	if b.cfg.Options.ShareTemplates {
 		tenant = ""
 	}
-	key := fmt.Sprintf("%s %s %d %d %d", tenant, shape.Accel, shape.Memory, shape.CPUs, shape.NICs)
-	return b.host.templates.get(key, func() (*vmm.Template, error) {
-		name := b.serialName("template")
-		t, err := b.build(name, shape)
-		if err != nil {
-			b.log.Error("no template could be made, virtual machines boot instead", "err", err)
-		}
-		return t, err
+	t, release := b.host.templates.Get(template.Key{Tenant: tenant, Shape: known.Key}, func() (*vmm.Template, error) {
+		return b.build(b.serialName("template"), shape)
 	})
+	if t == nil {
+		return nil, none
+	}
+	return t, release
 }

@@ -77,6 +77,7 @@ type order struct {
 	shape    vmm.Shape
 	template *vmm.Template
 	savable  bool
+	fileSize int64 // of the largest writable disk
 	netns    *os.File
 }
 
@@ -123,7 +124,7 @@ func (m *machine) makeGroup(o order) error {
 	if o.limits != nil {
 		*limits = *o.limits
 	}
-	memory := vmm.Config{Shape: o.shape}.HostMemory() + shimMemory
+	memory := vmm.Config{Shape: o.shape, Template: o.template}.HostMemory() + shimMemory
 	pids := int64(256)
 	limits.Memory, limits.Pids, limits.Devices = &specs.LinuxMemory{Limit: &memory}, &specs.LinuxPids{Limit: &pids}, nil
 	_, warnings, err := m.b.cgroups.Create(m.group.Path(), limits)
@@ -188,7 +189,7 @@ func (m *machine) startShim(ctx context.Context, o order) error {
 	c := host.Config{
 		Known:   known,
 		Sandbox: o.name, QEMU: m.b.host.qemu, Runtime: filepath.Join(m.b.cfg.StateDir, "jail"), Shape: o.shape,
-		Savable: o.savable, UID: m.uid, GID: m.uid, Version: m.b.cfg.Version,
+		Savable: o.savable, UID: m.uid, GID: m.uid, FileSize: o.fileSize, Version: m.b.cfg.Version,
 	}
 	for _, path := range m.group.TaskFiles() {
 		fd, err := give(os.OpenFile(path, os.O_WRONLY, 0))

@@ -26,6 +26,7 @@ type plan struct {
 	spec    *specs.Spec // for the guest
 	prepare *guestpb.PrepareRequest
 	volumes []volume // in order of their slots
+	largest int64    // bytes of the largest writable disk
 	memory  int64    // bytes, 0 without a limit
 	cpus    int      // 0 without one
 }

@@ -10,18 +10,20 @@ import (
 // Config is what the backend tells a new shim, as JSON in descriptor ConfigFD.
 // Numbers of descriptors are those in the shim.
 type Config struct {
-	Sandbox string        `json:"sandbox"`
-	QEMU    string        `json:"qemu"` // path of the monitor
-	Runtime string        `json:"runtime"`
-	Known   *vmm.Known    `json:"known"`
-	Shape   vmm.Shape     `json:"shape"`
-	Savable bool          `json:"savable,omitempty"` // to become a template
-	Clone   *CloneFiles   `json:"clone,omitempty"`   // of a template; nil boots cold
-	UID     int           `json:"uid"`
-	GID     int           `json:"gid"`
-	Cgroups []int         `json:"cgroups"`           // tasks files of cgroup version 1
-	Handed  *vmm.Handover `json:"handed,omitempty"`  // stage 1 only
-	Version string        `json:"version,omitempty"` // of the backend, for logs
+	Sandbox string      `json:"sandbox"`
+	QEMU    string      `json:"qemu"` // path of the monitor
+	Runtime string      `json:"runtime"`
+	Known   *vmm.Known  `json:"known"`
+	Shape   vmm.Shape   `json:"shape"`
+	Savable bool        `json:"savable,omitempty"` // to become a template
+	Clone   *CloneFiles `json:"clone,omitempty"`   // of a template; nil boots cold
+	UID     int         `json:"uid"`
+	GID     int         `json:"gid"`
+	Cgroups []int       `json:"cgroups"` // tasks files of cgroup version 1
+	// FileSize is the most that the monitor may let a file grow to.
+	FileSize int64         `json:"file_size"`
+	Handed   *vmm.Handover `json:"handed,omitempty"`  // stage 1 only
+	Version  string        `json:"version,omitempty"` // of the backend, for logs
 }
 
 // CloneFiles are a template's.

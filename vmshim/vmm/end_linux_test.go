@@ -187,12 +187,12 @@ func TestConsoleIsBounded(t *testing.T) {
 	for range 120 {
 		a.must(t, "ok", "say %s", text)
 	}
-	a.must(t, "ok", "say the last word")
+	// In a flood QEMU loses what is not read in time; what comes after it arrives.
 	for i := 0; !strings.Contains(m.Console(), "the last word"); i++ {
 		if i > 1000 {
 			t.Fatal("the last word did not arrive")
 		}
-		time.Sleep(10 * time.Millisecond)
+		a.must(t, "ok", "say the last word")
 	}
 	if n := len(m.Console()); n > ConsoleSize {
 		t.Errorf("%d bytes kept", n)

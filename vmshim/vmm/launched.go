@@ -16,6 +16,14 @@ type Launched struct {
 	Key     string
 }
 
+// Known is what does not change from one machine to the next: what one process
+// found out with QEMU.Know, for others that launch machines of the same shape.
+type Known struct {
+	Version string `json:"version"`
+	Root    string `json:"root"` // directory of the jails' common root
+	Key     string `json:"key"`  // of one shape
+}
+
 // Handover is a Launched in words: what Receive needs, after an exec or in
 // another process, to find its descriptors again.
 type Handover struct {

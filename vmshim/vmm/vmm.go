@@ -223,7 +223,8 @@ type Machine interface {
 	// have been started with Savable, and no disk been set.
 	Save(context.Context) (*Template, error)
 
-	// Console is what the guest's kernel said last, at most ConsoleSize of it.
+	// Console is what the guest's kernel said last, at most ConsoleSize of it. A guest
+	// that floods its console loses words, as it would on a serial line.
 	Console() string
 
 	// PID of the monitor's process, as seen by the caller.
