@@ -50,6 +50,7 @@ type Backend struct {
 	pumps   *kit.Pumps
 	images  *blockimage.Store
 	host    *hostParts
+	pool    pool
 	serial  atomic.Int64
 
 	mu         sync.Mutex
@@ -76,7 +77,7 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 		cfg.ImageDir = cfg.StateDir
 	}
 	b := &Backend{
-		cfg: cfg, log: cfg.Log, sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, uids: map[int]bool{}, machines: map[*machine]bool{},
+		cfg: cfg, log: cfg.Log, sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, uids: map[int]bool{}, machines: map[*machine]bool{}, pool: pool{filling: map[string]bool{}},
 	}
 	defer func() {
 		if err != nil {
@@ -138,6 +139,7 @@ func (b *Backend) Shutdown() error {
 	b.mu.Lock()
 	idle := len(b.sandboxes) == 0
 	b.mu.Unlock()
+	b.closePool()
 	errs = append(errs, b.endTransient())
 	if b.host != nil {
 		b.host.close(b)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
 	"github.com/caisson-engine/caisson/engine/logs"
+	"github.com/caisson-engine/caisson/vmshim/vmm"
 )
 
 // container is one container. What is not guarded by mu does not change once the
@@ -146,6 +148,9 @@ func (b *Backend) make(ctx context.Context, c *container, r *backendpb.Container
 	}()
 	m, err := b.machineFor(ctx, c.sandbox, pl)
 	c.machine = m
+	if m != nil {
+		c.vmDir = m.dir
+	}
 	if err = errors.Join(err, <-opened); err != nil {
 		ds.close()
 		return err
@@ -238,11 +243,7 @@ func (b *Backend) newMachine(ctx context.Context, s *sandbox, pl *plan) (_ *mach
 	if s.net != nil {
 		shape.NICs = max(shape.NICs, len(s.net.links))
 	}
-	tmpl, release := b.template(s.rec.GetAnnotations()[annotationTenant], shape)
-	m, err := b.start(ctx, order{
-		name: s.id, cgroup: s.cgroup, limits: s.limits, shape: shape, netns: s.netns, template: tmpl, fileSize: pl.largest,
-	})
-	release()
+	m, err := b.machineOf(ctx, s, pl, shape)
 	if err != nil {
 		return nil, err
 	}
@@ -253,8 +254,10 @@ func (b *Backend) newMachine(ctx context.Context, s *sandbox, pl *plan) (_ *mach
 			err = errors.Join(err, m.destroy(ctx))
 		}
 	}()
-	if err := m.ctl.Running(); err != nil {
-		return nil, m.failed("start a virtual machine", err)
+	if !m.runs {
+		if err := m.ctl.Running(); err != nil {
+			return nil, m.failed("start a virtual machine", err)
+		}
 	}
 	lap("running")
 	// Only now: the jail makes the taps.
@@ -271,6 +274,26 @@ func (b *Backend) newMachine(ctx context.Context, s *sandbox, pl *plan) (_ *mach
 	}
 	lap("set up")
 	return m, nil
+}
+
+// machineOf takes a machine from the pool, or starts one.
+func (b *Backend) machineOf(ctx context.Context, s *sandbox, pl *plan, shape vmm.Shape) (*machine, error) {
+	tenant := s.rec.GetAnnotations()[annotationTenant]
+	// What is ready has a place in the tree of cgroups and room for disks of the
+	// usual size.
+	if path.Dir(s.cgroup) == path.Clean("/"+b.cfg.CgroupParent) && s.limits == nil && pl.largest <= b.cfg.Options.Disk {
+		if m := b.take(tenant, shape, pl); m != nil {
+			if err := m.give(s); err != nil {
+				return nil, errors.Join(err, m.destroy(ctx))
+			}
+			return m, nil
+		}
+	}
+	tmpl, release := b.template(tenant, shape)
+	defer release()
+	return b.start(ctx, order{
+		name: s.id, cgroup: s.cgroup, limits: s.limits, shape: shape, netns: s.netns, template: tmpl, fileSize: pl.largest,
+	})
 }
 
 // annotationTenant says whose a sandbox is: templates are not shared between

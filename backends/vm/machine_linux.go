@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,12 +39,14 @@ const (
 
 // machine is one virtual machine, by way of its shim.
 type machine struct {
-	b     *Backend
-	name  string // of its directory and cgroup
-	dir   string
-	uid   int
-	group *cgroup.Group
-	shape vmm.Shape
+	b    *Backend
+	name string // of its directory and cgroup
+	// sandbox is whose it is, after a restart of the backend.
+	sandbox string
+	dir     string
+	uid     int
+	group   *cgroup.Group
+	shape   vmm.Shape
 
 	remote *backendrpc.Remote
 	agent  guestpb.GuestClient
@@ -51,6 +54,7 @@ type machine struct {
 	ctl    *host.Control // nil after a restart of the backend
 	netns  *os.File      // the monitor's own, where its taps are; nil once they were moved
 	clone  bool
+	runs   bool // it is known to
 
 	ended sync.Once
 	done  chan struct{} // closed when the shim is gone
@@ -58,9 +62,11 @@ type machine struct {
 
 // machineRecord is what finds a machine again.
 type machineRecord struct {
-	UID    int       `json:"uid"`
-	Cgroup string    `json:"cgroup"`
-	Shape  vmm.Shape `json:"shape"`
+	UID    int    `json:"uid"`
+	Cgroup string `json:"cgroup"`
+	// Sandbox whose machine it is, if it was not made for it.
+	Sandbox string    `json:"sandbox,omitempty"`
+	Shape   vmm.Shape `json:"shape"`
 }
 
 const (
@@ -115,6 +121,27 @@ func (b *Backend) start(ctx context.Context, o order) (_ *machine, err error) {
 		return nil, err
 	}
 	return m, m.dial()
+}
+
+// give makes a machine that was nobody's a sandbox's. Its shim holds the network
+// from here on.
+func (m *machine) give(s *sandbox) error {
+	m.runs = true
+	record, err := json.Marshal(machineRecord{UID: m.uid, Cgroup: m.group.Path(), Sandbox: s.id, Shape: m.shape})
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(m.dir, machineFile)
+	if err := os.WriteFile(path+".new", record, 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	if s.netns == nil {
+		return nil
+	}
+	return m.ctl.Hold(s.netns)
 }
 
 // makeGroup makes the cgroup of shim and monitor, which bounds what they can take
@@ -364,7 +391,7 @@ func (b *Backend) recoverMachine(ctx context.Context, name string) (*machine, er
 	if err != nil {
 		return nil, os.RemoveAll(m.dir) // killed before anything was started
 	}
-	m.uid, m.shape = r.UID, r.Shape
+	m.uid, m.shape, m.sandbox = r.UID, r.Shape, cmp.Or(r.Sandbox, name)
 	b.mu.Lock()
 	b.uids[m.uid] = true
 	b.mu.Unlock()

@@ -78,7 +78,7 @@ func (b *Backend) recoverSandboxes(ctx context.Context) error {
 		if m == nil {
 			continue
 		}
-		if s := b.sandboxes[name]; s != nil {
+		if s := b.sandboxes[m.sandbox]; s != nil && s.machine == nil {
 			s.machine = m
 		} else if err := m.destroy(ctx); err != nil {
 			b.log.Error("a virtual machine cannot be removed", "machine", name, "err", err)
@@ -104,7 +104,9 @@ func (b *Backend) recoverContainer(ctx context.Context, id string) error {
 	}
 	c := b.describeContainer(s, rec)
 	close(c.made)
-	c.machine = s.machine
+	if c.machine = s.machine; c.machine != nil {
+		c.vmDir = c.machine.dir
+	}
 	var st *backendpb.ContainerState
 	if c.machine != nil {
 		if st, err = c.machine.remote.State(ctx, id); err != nil && !errdefs.IsNotFound(err) {
