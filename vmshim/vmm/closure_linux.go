@@ -58,7 +58,7 @@ func (c *closure) add(file string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
 			name := make([]byte, p.Filesz)
@@ -106,7 +106,7 @@ func (c *closure) find(name string, own []string, class elf.Class, machine elf.M
 			continue
 		}
 		fits := f.Class == class && f.Machine == machine
-		f.Close()
+		_ = f.Close()
 		if fits {
 			return file, nil
 		}

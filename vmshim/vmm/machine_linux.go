@@ -103,7 +103,7 @@ func adopt(l *Launched) (*machine, error) {
 
 // handshake brings the machine to where it runs.
 func (m *machine) handshake(ctx context.Context, state int) error {
-	if _, err := m.qmp.do(ctx, "qmp_capabilities", nil); err != nil {
+	if err := m.qmp.do(ctx, "qmp_capabilities", nil); err != nil {
 		return err
 	}
 	if state == 0 {
@@ -112,15 +112,14 @@ func (m *machine) handshake(ctx context.Context, state int) error {
 	if err := m.migration(ctx); err != nil {
 		return err
 	}
-	if _, err := m.qmp.do(ctx, "migrate-incoming", map[string]string{"uri": fmt.Sprintf("fd:%d", state)}); err != nil {
+	if err := m.qmp.do(ctx, "migrate-incoming", map[string]string{"uri": fmt.Sprintf("fd:%d", state)}); err != nil {
 		return err
 	}
 	if err := m.qmp.wait(ctx, "MIGRATION", migrated); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
 	// It was saved stopped, and comes back so.
-	_, err := m.qmp.do(ctx, "cont", nil)
-	return err
+	return m.qmp.do(ctx, "cont", nil)
 }
 
 // migration chooses what every save and restore here is: memory stays where it
@@ -130,7 +129,7 @@ func (m *machine) migration(ctx context.Context) error {
 		Capability string `json:"capability"`
 		State      bool   `json:"state"`
 	}
-	_, err := m.qmp.do(ctx, "migrate-set-capabilities", map[string]any{
+	err := m.qmp.do(ctx, "migrate-set-capabilities", map[string]any{
 		"capabilities": []capability{{"x-ignore-shared", true}, {"events", true}},
 	})
 	return err
@@ -170,20 +169,20 @@ func (m *machine) SetDisk(ctx context.Context, slot int, image *os.File) error {
 	}
 	readOnly := m.shape.Disks[slot].ReadOnly
 	set := 100 + slot
-	if _, err := m.qmp.do(ctx, "add-fd", map[string]any{"fdset-id": set}, image); err != nil {
+	if err := m.qmp.do(ctx, "add-fd", map[string]any{"fdset-id": set}, image); err != nil {
 		return err
 	}
 	node := fmt.Sprintf("file%d", slot)
 	// The format is always raw: what a guest writes can not make a later machine
 	// read another file's name out of it. Locks would be the host file's, which all
 	// machines of one image share.
-	if _, err := m.qmp.do(ctx, "blockdev-add", map[string]any{
+	if err := m.qmp.do(ctx, "blockdev-add", map[string]any{
 		"driver": "file", "node-name": node, "filename": fmt.Sprintf("/dev/fdset/%d", set),
 		"read-only": readOnly, "locking": "off", "discard": "unmap",
 	}); err != nil {
 		return err
 	}
-	if _, err := m.qmp.do(ctx, "blockdev-reopen", map[string]any{"options": []any{map[string]any{
+	if err := m.qmp.do(ctx, "blockdev-reopen", map[string]any{"options": []any{map[string]any{
 		"driver": "raw", "node-name": fmt.Sprintf("disk%d", slot), "read-only": readOnly, "discard": "unmap", "file": node,
 	}}}); err != nil || readOnly {
 		return err
@@ -194,18 +193,16 @@ func (m *machine) SetDisk(ctx context.Context, slot int, image *os.File) error {
 	if err != nil {
 		return err
 	}
-	_, err = m.qmp.do(ctx, "block_resize", map[string]any{"node-name": fmt.Sprintf("disk%d", slot), "size": st.Size()})
+	err = m.qmp.do(ctx, "block_resize", map[string]any{"node-name": fmt.Sprintf("disk%d", slot), "size": st.Size()})
 	return err
 }
 
 func (m *machine) Pause(ctx context.Context) error {
-	_, err := m.qmp.do(ctx, "stop", nil)
-	return err
+	return m.qmp.do(ctx, "stop", nil)
 }
 
 func (m *machine) Resume(ctx context.Context) error {
-	_, err := m.qmp.do(ctx, "cont", nil)
-	return err
+	return m.qmp.do(ctx, "cont", nil)
 }
 
 func (m *machine) Console() string { return m.console.String() }
@@ -246,7 +243,7 @@ func (m *machine) reap() {
 	for _, d := range m.drained {
 		<-d
 	}
-	m.qmp.conn.Close()
+	_ = m.qmp.conn.Close()
 	m.mu.Lock()
 	asked := m.asked
 	m.mu.Unlock()
@@ -318,13 +315,13 @@ func (m *machine) Save(ctx context.Context) (_ *Template, err error) {
 			state.Close()
 		}
 	}()
-	if _, err := m.qmp.do(ctx, "getfd", map[string]string{"fdname": "state"}, state); err != nil {
+	if err := m.qmp.do(ctx, "getfd", map[string]string{"fdname": "state"}, state); err != nil {
 		return nil, err
 	}
 	if err := m.migration(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := m.qmp.do(ctx, "migrate", map[string]string{"uri": "fd:state"}); err != nil {
+	if err := m.qmp.do(ctx, "migrate", map[string]string{"uri": "fd:state"}); err != nil {
 		return nil, err
 	}
 	if err := m.qmp.wait(ctx, "MIGRATION", migrated); err != nil {

@@ -39,11 +39,10 @@ const (
 )
 
 type answer struct {
-	Return json.RawMessage `json:"return"`
-	Error  *qmpError       `json:"error"`
-	Event  string          `json:"event"`
-	Data   json.RawMessage `json:"data"`
-	QMP    json.RawMessage `json:"QMP"`
+	Error *qmpError       `json:"error"`
+	Event string          `json:"event"`
+	Data  json.RawMessage `json:"data"`
+	QMP   json.RawMessage `json:"QMP"`
 }
 
 // qmpError is a command's refusal.
@@ -71,7 +70,7 @@ func (q *qmp) read() {
 		var a answer
 		if err := json.Unmarshal(lines.Bytes(), &a); err != nil {
 			q.err = fmt.Errorf("monitor protocol: %w", err)
-			q.conn.Close()
+			_ = q.conn.Close()
 			return
 		}
 		switch {
@@ -83,7 +82,7 @@ func (q *qmp) read() {
 			case q.answers <- a:
 			default:
 				q.err = errors.New("monitor protocol: an answer that nobody asked for")
-				q.conn.Close()
+				_ = q.conn.Close()
 				return
 			}
 		}
@@ -134,13 +133,13 @@ func (q *qmp) wait(ctx context.Context, kind string, done func(json.RawMessage) 
 }
 
 // do runs a command, sending files along.
-func (q *qmp) do(ctx context.Context, command string, arguments any, files ...*os.File) (json.RawMessage, error) {
+func (q *qmp) do(ctx context.Context, command string, arguments any, files ...*os.File) error {
 	line, err := json.Marshal(struct {
 		Execute   string `json:"execute"`
 		Arguments any    `json:"arguments,omitempty"`
 	}{command, arguments})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	q.turn.Lock()
 	defer q.turn.Unlock()
@@ -154,19 +153,19 @@ func (q *qmp) do(ctx context.Context, command string, arguments any, files ...*o
 		rights = unix.UnixRights(fds...)
 	}
 	if _, _, err := q.conn.WriteMsgUnix(append(line, '\n'), rights, nil); err != nil {
-		return nil, fmt.Errorf("%s: %w", command, err)
+		return fmt.Errorf("%s: %w", command, err)
 	}
 	select {
 	case a := <-q.answers:
 		if a.Error != nil {
-			return nil, fmt.Errorf("%s: %w", command, a.Error)
+			return fmt.Errorf("%s: %w", command, a.Error)
 		}
-		return a.Return, nil
+		return nil
 	case <-q.gone:
-		return nil, fmt.Errorf("%s: %w", command, q.err)
+		return fmt.Errorf("%s: %w", command, q.err)
 	case <-ctx.Done():
 		// Its answer would be taken for the next command's.
-		q.conn.Close()
-		return nil, fmt.Errorf("%s: %w", command, ctx.Err())
+		_ = q.conn.Close()
+		return fmt.Errorf("%s: %w", command, ctx.Err())
 	}
 }

@@ -55,7 +55,7 @@ func TestHostileMonitor(t *testing.T) {
 					other.Close()
 				}
 			}()
-			_, err := q.do(within(t, time.Minute), "x", nil)
+			err := q.do(within(t, time.Minute), "x", nil)
 			switch {
 			case test.want == "any":
 			case test.want == "" && err != nil, test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)):
@@ -70,11 +70,11 @@ func TestSilentMonitor(t *testing.T) {
 	q, _ := talk(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if _, err := q.do(ctx, "x", nil); !errors.Is(err, context.DeadlineExceeded) {
+	if err := q.do(ctx, "x", nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
 	<-q.gone
-	if _, err := q.do(within(t, time.Minute), "y", nil); err == nil {
+	if err := q.do(within(t, time.Minute), "y", nil); err == nil {
 		t.Error("the next command got an answer")
 	}
 }
@@ -90,7 +90,7 @@ func FuzzMonitor(f *testing.F) {
 			other.Close()
 		}()
 		ctx := within(t, time.Minute)
-		_, _ = q.do(ctx, "x", nil)
+		_ = q.do(ctx, "x", nil)
 		_ = q.wait(ctx, "MIGRATION", migrated)
 		<-q.gone
 		if ctx.Err() != nil {

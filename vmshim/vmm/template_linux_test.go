@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -23,7 +24,7 @@ func makeTemplate(t testing.TB, q *QEMU, shape Shape) *Template {
 		t.Fatalf("%v\n%s", err, m.Console())
 	}
 	t.Cleanup(func() { tmpl.Close() })
-	if m.Err() != ErrSaved {
+	if !errors.Is(m.Err(), ErrSaved) {
 		t.Fatalf("the saved machine ended with %v", m.Err())
 	}
 	return tmpl

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -109,7 +110,7 @@ func do(words []string) (string, error) {
 	case "net":
 		return "ok", setUp(words[1], words[2])
 	case "dial":
-		c, err := net.DialTimeout("tcp", words[1], 5*time.Second)
+		c, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(context.Background(), "tcp", words[1])
 		if err != nil {
 			return "", err
 		}
