@@ -155,13 +155,22 @@ func (q *qmp) do(ctx context.Context, command string, arguments any, files ...*o
 	if _, _, err := q.conn.WriteMsgUnix(append(line, '\n'), rights, nil); err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
-	select {
-	case a := <-q.answers:
+	said := func(a answer) error {
 		if a.Error != nil {
 			return fmt.Errorf("%s: %w", command, a.Error)
 		}
 		return nil
+	}
+	select {
+	case a := <-q.answers:
+		return said(a)
 	case <-q.gone:
+		// Its last word may have been the answer.
+		select {
+		case a := <-q.answers:
+			return said(a)
+		default:
+		}
 		return fmt.Errorf("%s: %w", command, q.err)
 	case <-ctx.Done():
 		// Its answer would be taken for the next command's.
