@@ -195,10 +195,16 @@ func (e *Engine) launch(ctx context.Context, c *ctr, rec *container.Record) (*ba
 const (
 	annotationTenant = "caisson.tenant"
 	annotationSysctl = "caisson.sysctl."
+	// annotationBrief is "true" if the container goes with its program's end: what
+	// it wrote into its own filesystem need not be saved.
+	annotationBrief = "caisson.brief"
 )
 
 func sandboxAnnotations(rec *container.Record) map[string]string {
 	a := map[string]string{annotationTenant: rec.Owner}
+	if rec.Host.AutoRemove {
+		a[annotationBrief] = "true"
+	}
 	for k, v := range spec.NetSysctls(rec.Host.Sysctls) {
 		a[annotationSysctl+k] = v
 	}

@@ -222,6 +222,7 @@ func (b *Backend) machineFor(ctx context.Context, s *sandbox, pl *plan) (*machin
 	if err != nil {
 		return nil, err
 	}
+	m.brief = s.rec.GetAnnotations()[annotationBrief] == "true" && len(pl.volumes) == 0
 	b.mu.Lock()
 	s.machine = m
 	b.mu.Unlock()
@@ -299,6 +300,10 @@ func (b *Backend) machineOf(ctx context.Context, s *sandbox, pl *plan, shape vmm
 // annotationTenant says whose a sandbox is: templates are not shared between
 // tenants.
 const annotationTenant = "caisson.tenant"
+
+// annotationBrief is "true" for a sandbox whose container goes with its program's
+// end: its disk need not be written back.
+const annotationBrief = "caisson.brief"
 
 // Delete is backend.Backend.
 func (b *Backend) Delete(ctx context.Context, ref *backendpb.ProcessRef) error {

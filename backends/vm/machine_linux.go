@@ -54,6 +54,7 @@ type machine struct {
 	ctl    *host.Control // nil after a restart of the backend
 	netns  *os.File      // the monitor's own, where its taps are; nil once they were moved
 	clone  bool
+	brief  bool // nothing on its disks will be read again
 	runs   bool // it is known to
 
 	ended sync.Once
@@ -340,7 +341,7 @@ func (m *machine) close(ctx context.Context) error {
 	select {
 	case <-m.done:
 	default:
-		if m.remote != nil {
+		if m.remote != nil && !m.brief {
 			if err := m.remote.Close(ctx, m.name); err != nil && !errdefs.IsUnavailable(err) {
 				m.b.log.Warn("a virtual machine did not end well", "machine", m.name, "err", err)
 			}

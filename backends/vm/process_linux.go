@@ -161,6 +161,8 @@ func (b *Backend) Start(ctx context.Context, ref *backendpb.ProcessRef) (*backen
 	}
 	p.phase = starting
 	p.mu.Unlock()
+	began := time.Now()
+	defer func() { b.log.Debug("started", "process", p, "after", time.Since(began)) }()
 	if p.exec != "" && !c.init.running() {
 		p.set(created)
 		return nil, fmt.Errorf("container %s is not running: %w", c.id, errdefs.ErrFailedPrecondition)
@@ -255,6 +257,7 @@ func (p *process) end(b *Backend, exit *backendpb.Exit) {
 		}
 	}
 	p.tell(b, &backendpb.Event{Type: backendpb.Event_EXITED, Process: p.ref(), Exit: exit})
+	b.log.Debug("exited", "process", p, "code", exit.GetCode())
 	p.closeOutput()
 }
 

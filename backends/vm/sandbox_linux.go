@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -128,7 +129,16 @@ func (b *Backend) closeSandbox(ctx context.Context, s *sandbox) error {
 			inside = append(inside, c)
 		}
 	}
+	brief := s.machine
 	b.mu.Unlock()
+	began := time.Now()
+	defer func() { b.log.Debug("closed", "sandbox", s.id, "after", time.Since(began)) }()
+	if brief != nil && brief.brief {
+		// Nothing in it is worth an orderly end.
+		if err := brief.destroy(ctx); err != nil {
+			return err
+		}
+	}
 	var errs []error
 	for _, c := range inside {
 		errs = append(errs, b.deleteContainer(ctx, c))
