@@ -123,7 +123,9 @@ func TestHundredClones(t *testing.T) {
 	mean := memory / n
 	t.Logf("%d machines in %v; answer min %v median %v max %v; PSS mean %.1f MiB; idle %.2f %% of a processor each",
 		n, took, answers[0], answers[n/2], answers[n-1], float64(mean)/1024, float64(after-before)/idle.Seconds()/n)
-	if mean > 16<<10 {
-		t.Errorf("an idle machine takes %d KiB, more than 16 MiB", mean)
+	// 15 restored and not spoken to; each of these has translated what an answer
+	// takes, too.
+	if mean > 24<<10 {
+		t.Errorf("an idle machine takes %d KiB, more than 24 MiB", mean)
 	}
 }
