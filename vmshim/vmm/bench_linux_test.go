@@ -74,19 +74,6 @@ func pss(t testing.TB, pid int) int64 {
 	return 0
 }
 
-// cpu is the time that a process has run, in clock ticks.
-func cpu(t testing.TB, pid int) int64 {
-	t.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := strings.Fields(string(data[strings.LastIndexByte(string(data), ')'):]))
-	user, _ := strconv.ParseInt(f[12], 10, 64)
-	system, _ := strconv.ParseInt(f[13], 10, 64)
-	return user + system
-}
-
 // A hundred machines at once: what each costs when it does nothing.
 func TestHundredClones(t *testing.T) {
 	if os.Getenv("CAISSON_SOAK") == "" {
@@ -110,19 +97,20 @@ func TestHundredClones(t *testing.T) {
 	}
 	took := time.Since(all)
 	slices.Sort(answers)
-	var before, after, memory int64
+	var before, after time.Duration
+	var memory int64
 	for _, m := range machines {
-		before += cpu(t, m.PID())
+		before += processorTime(m.PID())
 	}
 	const idle = 10 * time.Second
 	time.Sleep(idle)
 	for _, m := range machines {
-		after += cpu(t, m.PID())
+		after += processorTime(m.PID())
 		memory += pss(t, m.PID())
 	}
 	mean := memory / n
 	t.Logf("%d machines in %v; answer min %v median %v max %v; PSS mean %.1f MiB; idle %.2f %% of a processor each",
-		n, took, answers[0], answers[n/2], answers[n-1], float64(mean)/1024, float64(after-before)/idle.Seconds()/n)
+		n, took, answers[0], answers[n/2], answers[n-1], float64(mean)/1024, 100*(after-before).Seconds()/idle.Seconds()/n)
 	// 15 restored and not spoken to; each of these has translated what an answer
 	// takes, too.
 	if mean > 24<<10 {

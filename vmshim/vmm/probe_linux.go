@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,12 +19,17 @@ type ProbeOptions struct {
 	Guest   Guest // its kernel alone is booted
 	Jail    Jail
 	Cache   string        // a file; empty remembers nothing
-	Timeout time.Duration // zero is DefaultProbeTime
+	Timeout time.Duration // of the processor; zero is DefaultProbeTime
 }
 
-// DefaultProbeTime is how long a guest may take to boot its kernel. With hardware
-// behind it that takes a tenth of this; without, a hundred times as long.
-const DefaultProbeTime = 2 * time.Second
+// DefaultProbeTime is how much of a processor's time a guest may take to boot its
+// kernel. With hardware behind it that takes a tenth of this; without, a hundred
+// times as much. Time on the clock says nothing on a host that is busy, and an
+// answer of no would hold until it boots; there is a bound to that too, though.
+const (
+	DefaultProbeTime = 2 * time.Second
+	probeWall        = 15 // times as much on the clock
+)
 
 // Probe decides between KVM and TCG, and says why. It does not ask the host what
 // it can do, since hosts exist whose /dev/kvm opens, answers every question right,
@@ -75,7 +81,7 @@ func (q *QEMU) bootProbe(ctx context.Context, shape Shape, o ProbeOptions) error
 	if o.Timeout == 0 {
 		o.Timeout = DefaultProbeTime
 	}
-	timeout, cancel := context.WithTimeout(ctx, o.Timeout)
+	timeout, cancel := context.WithTimeout(ctx, probeWall*o.Timeout)
 	defer cancel()
 	l, err := q.Launch(Config{Shape: shape, Jail: o.Jail})
 	if err != nil {
@@ -85,11 +91,21 @@ func (q *QEMU) bootProbe(ctx context.Context, shape Shape, o ProbeOptions) error
 	if err != nil {
 		return err
 	}
-	select {
-	case <-m.Done():
-	case <-timeout.Done():
-		_ = m.Kill()
-		return fmt.Errorf("a probe guest did not boot through it within %v", o.Timeout)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for running := true; running; {
+		select {
+		case <-m.Done():
+			running = false
+		case <-timeout.Done():
+			_ = m.Kill()
+			return fmt.Errorf("a probe guest did not boot through it within %v on the clock", probeWall*o.Timeout)
+		case <-tick.C:
+			if processorTime(m.PID()) > o.Timeout {
+				_ = m.Kill()
+				return fmt.Errorf("a probe guest did not boot through it within %v of processor time", o.Timeout)
+			}
+		}
 	}
 	var exit *Exit
 	if errors.As(m.Err(), &exit) {
@@ -101,6 +117,23 @@ func (q *QEMU) bootProbe(ctx context.Context, shape Shape, o ProbeOptions) error
 		}
 	}
 	return fmt.Errorf("a probe guest ended otherwise than it should: %w", m.Err())
+}
+
+// processorTime is what a process has used, with all its threads; zero if it is
+// gone.
+func processorTime(pid int) time.Duration {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	if len(f) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseInt(f[11], 10, 64)
+	system, _ := strconv.ParseInt(f[12], 10, 64)
+	const tick = 10 * time.Millisecond // USER_HZ is 100 everywhere
+	return time.Duration(user+system) * tick
 }
 
 // probed is a remembered answer.
