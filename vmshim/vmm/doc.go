@@ -35,6 +35,9 @@
 //     template, which neither it nor root can write to;
 //   - that dies with the process that started it.
 //
+// There is no user namespace: a process without capabilities that can get none, in
+// a root without set-id programs, gains nothing by one, and hosts forbid them.
+//
 // TestJail reads all this back from /proc.
 //
 // # Templates
