@@ -126,7 +126,7 @@ func newHost(t testing.TB, env ...string) *host {
 	h := &host{t: t, image: busybox(t), parent: "/caisson-" + filepath.Base(dir)}
 	h.options = plugin.Options{
 		Name: "vm", Path: filepath.Join(bin, "caisson-backend-vm"), StateDir: filepath.Join(dir, "s"),
-		Env: append([]string{backend.EnvCgroupParent + "=" + h.parent, vm.EnvGuestDir + "=" + guestDir(t), vm.EnvMemory + "=256m"}, env...), Log: slog.New(slog.DiscardHandler),
+		Env: append([]string{backend.EnvCgroupParent + "=" + h.parent, vm.EnvGuestDir + "=" + guestDir(t), vm.EnvMemory + "=256m", vm.EnvTemplates + "=false"}, env...), Log: slog.New(slog.DiscardHandler),
 	}
 	h.launch()
 	t.Cleanup(h.end)

@@ -159,7 +159,7 @@ func (h *hostParts) shape(memory int64, cpus int) (vmm.Shape, error) {
 		cpus = h.cfg.Options.CPUs
 	}
 	return vmm.Shape{
-		Accel: h.accel(), Kernel: h.guest.Kernel, Initrd: h.guest.Initrd, Flavour: h.guest.Flavour,
+		Accel: h.accel(), Kernel: h.guest.Kernel, Initrd: h.guest.Initrd, Flavour: h.guest.Flavour, Cmdline: "caisson.guest=1",
 		Memory: want, CPUs: min(cpus, maxCPUs),
 		Disks: []vmm.DiskSlot{{ReadOnly: true}, {}, {}, {}}, NICs: 1, Ports: []string{guestpb.Port},
 	}, nil

@@ -34,7 +34,7 @@ var suites = []suite{
 	{name: "vet", stage: 0, args: []string{"vet", "./..."}},
 	{name: "windows", stage: 0, args: []string{"vet", "./..."}, env: []string{"GOOS=windows"}},
 	{name: "darwin", stage: 0, args: []string{"build", "-o", os.DevNull, "./cmd/caisson"}, env: []string{"GOOS=darwin"}},
-	{name: "unit", stage: 1, args: test("10m", "./cmd/...", "./engine/...", "./images/...", "./platform_linux/...", "./backends/...", "./vmshim/...", "./tests")},
+	{name: "unit", stage: 1, args: test("20m", "./cmd/...", "./engine/...", "./images/...", "./platform_linux/...", "./backends/...", "./vmshim/...", "./tests")},
 	{name: "race", stage: 2, args: test("15m", "-race", "-short", "./engine/...", "./backends/kit/..."), env: []string{"CGO_ENABLED=1"}},
 	{name: "cli", stage: 2, args: test("20m", "./tests/cli/...")},
 	{name: "guest", stage: 3, args: test("30m", "./tests/guest/...")},
