@@ -94,13 +94,18 @@ func guarded() error {
 		_ = ctl.reply(reply{Error: err.Error()}, nil)
 		return err
 	}
-	if err := ctl.reply(reply{PID: s.machine.PID()}, nil); err != nil {
-		return err
-	}
 	s.gate.machine = s.machine
 	s.server = grpc.NewServer(append(backendrpc.ServerOptions(), grpc.ConnectionTimeout(5*time.Second))...)
 	backendrpc.Register(s.server, s)
 	guestpb.RegisterGuestServer(s.server, &relay{shim: s})
+	// From here on the guest is heard.
+	if err := vmm.Guard(); err != nil {
+		_ = ctl.reply(reply{Error: err.Error()}, nil)
+		return fmt.Errorf("system call filter: %w", err)
+	}
+	if err := ctl.reply(reply{PID: s.machine.PID()}, nil); err != nil {
+		return err
+	}
 	go s.control(ctl)
 	go s.connect()
 	go s.watch()

@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -57,7 +58,7 @@ const (
 
 // filter is denied as a program for the kernel's little machine. Each test is
 // followed by its answer, so that no jump is longer than one.
-func filter() []unix.SockFilter {
+func filter(allowed, more []uint32) []unix.SockFilter {
 	stmt := func(code uint16, k uint32) unix.SockFilter { return unix.SockFilter{Code: code, K: k} }
 	// A jump over the next instruction unless the comparison holds.
 	unless := func(compare uint16, k uint32) unix.SockFilter {
@@ -79,8 +80,14 @@ func filter() []unix.SockFilter {
 	}
 	for _, group := range denied {
 		for _, call := range group.calls {
+			if slices.Contains(allowed, call) {
+				continue
+			}
 			program = append(program, unless(unix.BPF_JEQ, call), answer(group.errno))
 		}
+	}
+	for _, call := range more {
+		program = append(program, unless(unix.BPF_JEQ, call), answer(unix.EPERM))
 	}
 	// Threads yes, namespaces no.
 	return append(program,
@@ -90,10 +97,19 @@ func filter() []unix.SockFilter {
 		stmt(unix.BPF_RET|unix.BPF_K, unix.SECCOMP_RET_ALLOW))
 }
 
-func installFilter(*instructions) error {
-	program := filter()
+func installFilter(*instructions) error { return setFilter(filter(nil, nil), 0) }
+
+// Guard takes from this process, all its threads, what a monitor may not do either,
+// but for accepting connections and ending its monitor, and running programs as
+// well. It is for the process that reads what a guest says.
+func Guard() error {
+	allowed := []uint32{unix.SYS_ACCEPT, unix.SYS_ACCEPT4, unix.SYS_PIDFD_OPEN, unix.SYS_PIDFD_SEND_SIGNAL}
+	return setFilter(filter(allowed, []uint32{unix.SYS_EXECVE, unix.SYS_FORK, unix.SYS_VFORK}), unix.SECCOMP_FILTER_FLAG_TSYNC)
+}
+
+func setFilter(program []unix.SockFilter, flags uintptr) error {
 	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog)))
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&prog)))
 	if errno != 0 {
 		return errno
 	}
