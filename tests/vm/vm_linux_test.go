@@ -214,6 +214,9 @@ func TestRefusals(t *testing.T) {
 	if got := e.Must("ps", "-aq"); got != "" {
 		t.Errorf("left: %s", got)
 	}
+	if got := e.Must("run", "--rm", "--isolation", "vm", "--network", "none", "busybox", "ls", "/sys/class/net"); got != "lo" {
+		t.Errorf("--network none: %q", got)
+	}
 	// What is read-only and small goes along; privileges are the machine's.
 	file := filepath.Join(t.TempDir(), "conf")
 	if err := os.WriteFile(file, []byte("configured\n"), 0o644); err != nil {

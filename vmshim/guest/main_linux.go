@@ -96,6 +96,7 @@ func makeWorld() error {
 		return err
 	}
 	unix.Umask(0o022)
+	dropDummy()
 	return linkUp("lo")
 }
 

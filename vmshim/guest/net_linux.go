@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -15,6 +16,13 @@ import (
 
 	"github.com/caisson-engine/caisson/vmshim/guestpb"
 )
+
+// dropDummy removes the interface that some kernels make by themselves.
+func dropDummy() {
+	if l, err := netlink.LinkByName("dummy0"); err == nil {
+		_ = netlink.LinkDel(l)
+	}
+}
 
 func linkUp(name string) error {
 	l, err := netlink.LinkByName(name)
@@ -37,6 +45,9 @@ func configureNetwork(r *guestpb.SetupRequest) error {
 			return fmt.Errorf("sysctl %s: %w", key, err)
 		}
 	}
+	if err := removeUnused(len(r.GetInterfaces())); err != nil {
+		return err
+	}
 	byName := map[string]netlink.Link{}
 	for _, i := range r.GetInterfaces() {
 		l, err := configureInterface(fmt.Sprintf("eth%d", i.GetIndex()), i)
@@ -51,6 +62,23 @@ func configureNetwork(r *guestpb.SetupRequest) error {
 		}
 	}
 	return nil
+}
+
+// removeUnused takes away the interfaces that nobody has a use for: a container
+// without a network has only the loopback.
+func removeUnused(used int) error {
+	for i := used; ; i++ {
+		device, err := os.Readlink(fmt.Sprintf("/sys/class/net/eth%d/device", i))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil {
+			err = os.WriteFile("/sys/bus/virtio/drivers/virtio_net/unbind", []byte(filepath.Base(device)), 0)
+		}
+		if err != nil {
+			return fmt.Errorf("network interface %d: %w", i, err)
+		}
+	}
 }
 
 // practiseNetwork does with an interface that leads nowhere what Setup does.
