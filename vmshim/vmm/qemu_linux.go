@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -129,12 +130,16 @@ func (q *QEMU) hash(path string) (string, error) {
 	if known := q.hashes[id]; known != "" {
 		return known, nil
 	}
-	data, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(data)
-	q.hashes[id] = hex.EncodeToString(sum[:])
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", err
+	}
+	q.hashes[id] = hex.EncodeToString(sum.Sum(nil))
 	return q.hashes[id], nil
 }
 
