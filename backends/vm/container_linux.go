@@ -248,7 +248,7 @@ func (b *Backend) newMachine(ctx context.Context, s *sandbox, pl *plan) (_ *mach
 	if err != nil {
 		return nil, err
 	}
-	b.log.Debug("machine", "sandbox", s.id, "clone", m.clone)
+	b.log.Debug("machine", "sandbox", s.id, "clone", m.clone, "pooled", m.runs)
 	lap("launched")
 	defer func() {
 		if err != nil {

@@ -146,6 +146,7 @@ func (b *Backend) keep(key string, m *machine) {
 		}
 	})
 	b.pool.ready = append(b.pool.ready, s)
+	b.log.Debug("ready", "machine", m.name)
 	for len(b.pool.ready) > b.cfg.Options.Pool {
 		old := b.pool.ready[0]
 		b.pool.ready = b.pool.ready[1:]

@@ -279,6 +279,54 @@ func TestClonesDiffer(t *testing.T) {
 	}
 }
 
+// A machine from the pool is as any other, also for a backend that is started anew.
+func TestPool(t *testing.T) {
+	e := start(t, "--backend-opt", "vm.pool=1")
+	log := func() string {
+		b, err := os.ReadFile(filepath.Join(e.ExecRoot, "backends/vm/backend.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	e.Must("run", "--rm", "--isolation", "vm", "busybox", "true") // asks for the template
+	e.Until("there is a template", func() bool {
+		e.Must("run", "--rm", "--isolation", "vm", "busybox", "true")
+		return strings.Contains(log(), "clone=true")
+	})
+	e.Until("a machine is kept ready", func() bool { return strings.Contains(log(), "msg=ready") })
+	e.Must("run", "-d", "--name", "pooled", "--isolation", "vm", "-p", "127.0.0.1::80", "busybox", "sh", "-c", "echo pooled > /tmp/i; httpd -f -p 80 -h /tmp")
+	if !strings.Contains(log(), "pooled=true") {
+		t.Error("the machine was not the one that was ready")
+	}
+	for _, victim := range []string{"", "caisson-backend-vm", "caissond"} {
+		if victim != "" {
+			e.Kill(victim)
+		}
+		at := ""
+		e.Until("the published port answers; killed: "+victim, func() bool {
+			at = strings.TrimSpace(e.Caisson("port", "pooled", "80").Stdout)
+			r, err := http.Get("http://" + at + "/i")
+			if err != nil {
+				return false
+			}
+			defer r.Body.Close()
+			b, _ := io.ReadAll(r.Body)
+			return string(b) == "pooled\n"
+		})
+	}
+	e.Until("exec works", func() bool { return e.Caisson("exec", "pooled", "true").Code == 0 })
+	if got := e.Must("exec", "pooled", "hostname"); !strings.HasPrefix(e.Must("inspect", "-f", "{{.Id}}", "pooled"), got) {
+		t.Errorf("hostname %q", got)
+	}
+	e.Must("exec", "pooled", "sh", "-c", "echo kept > /root/f")
+	e.Must("stop", "-t", "0", "pooled")
+	e.Must("start", "pooled")
+	if got := e.Must("exec", "pooled", "cat", "/root/f"); got != "kept" {
+		t.Errorf("after a restart: %q", got)
+	}
+}
+
 // Whoever is killed with -9: the engine and the backend take nothing with them;
 // shim and monitor take their own machine, and say so.
 func TestKilled(t *testing.T) {
