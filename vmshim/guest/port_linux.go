@@ -14,7 +14,7 @@ import (
 // openPort opens the virtio-serial port of that name. Its device may appear a
 // little after we do.
 func openPort(name string) (net.Conn, error) {
-	for range 200 {
+	for range 6000 { // half a minute: a loaded host emulates slowly
 		found, err := filepath.Glob("/sys/class/virtio-ports/*/name")
 		if err != nil {
 			return nil, err

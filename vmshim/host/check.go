@@ -44,10 +44,10 @@ func clean(s string, n int) string {
 // lastWords are the last lines of a guest's kernel, for an error.
 func lastWords(console string) string {
 	lines := strings.Split(strings.TrimSpace(console), "\n")
-	if len(lines) > 40 {
-		lines = lines[len(lines)-40:]
+	if len(lines) > 3 {
+		lines = lines[len(lines)-3:]
 	}
-	text := clean(strings.Join(lines, " | "), 5120)
+	text := clean(strings.Join(lines, " | "), 512)
 	if text == "" {
 		return ""
 	}

@@ -178,7 +178,7 @@ func (s *shim) await(ctx context.Context) error {
 
 // gone is why the machine ended.
 func (s *shim) gone() error {
-	return fmt.Errorf("%w (%w)", s.machine.Err(), errdefs.ErrUnavailable)
+	return fmt.Errorf("%w%s (%w)", s.machine.Err(), lastWords(s.machine.Console()), errdefs.ErrUnavailable)
 }
 
 // watch tells of the machine's end.
