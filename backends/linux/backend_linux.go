@@ -1,7 +1,6 @@
 package linux
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -76,7 +75,7 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 			_ = b.Shutdown()
 		}
 	}()
-	if err := forgetEarlierBoot(cfg.StateDir); err != nil {
+	if err := kit.ForgetEarlierBoot(cfg.StateDir, "events", "runtime", "sandboxes", "containers"); err != nil {
 		return nil, err
 	}
 	for _, dir := range []string{"runtime", "sandboxes", "containers"} {
@@ -102,28 +101,6 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 		return nil, err
 	}
 	return b, nil
-}
-
-// forgetEarlierBoot removes what is in the state directory if it was written
-// before the host was last booted: nothing of it is true any more.
-func forgetEarlierBoot(dir string) error {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return fmt.Errorf("boot id: %w", err)
-	}
-	mark := filepath.Join(dir, "boot")
-	if was, err := os.ReadFile(mark); err == nil && bytes.Equal(was, boot) {
-		return nil
-	}
-	for _, name := range []string{"events", "runtime", "sandboxes", "containers"} {
-		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
-			return fmt.Errorf("state directory: %w", err)
-		}
-	}
-	if err := os.WriteFile(mark, boot, 0o600); err != nil {
-		return fmt.Errorf("state directory: %w", err)
-	}
-	return nil
 }
 
 // Shutdown closes what is open here. Containers go on.

@@ -39,7 +39,7 @@ type process struct {
 
 	proc  *runtime.Process
 	out   *kit.Output
-	stdin *stdin // nil if it has none, or a terminal
+	stdin *kit.Stdin // nil if it has none, or a terminal
 
 	// over is closed when EXITED was told and nothing of it goes on here.
 	over chan struct{}
@@ -107,7 +107,7 @@ func (p *process) openStreams(b *Backend, log *logs.Config) (ends pipeEnds, err 
 		return ends, err
 	}
 	if p.io.GetStdin() && !p.io.GetTerminal() {
-		p.stdin, ends.stdin, err = newStdin(p.io.GetStdinOnce())
+		p.stdin, ends.stdin, err = kit.NewStdin(p.io.GetStdinOnce())
 	}
 	return ends, err
 }
@@ -123,7 +123,6 @@ func (p *process) terminal(spec *specs.Process) {
 
 // Names of files at the keeper.
 const (
-	stdinFile  = "stdin"
 	stdoutFile = "stdout"
 	stderrFile = "stderr"
 )
@@ -133,7 +132,7 @@ const (
 func (p *process) hold(b *Backend, ends pipeEnds) error {
 	files := map[string]*os.File{stdoutFile: ends.stdout, stderrFile: ends.stderr}
 	if p.stdin != nil {
-		files[stdinFile] = p.stdin.f
+		files[kit.StdinName] = p.stdin.File()
 	}
 	for name, f := range files {
 		if f != nil {
@@ -263,7 +262,7 @@ func (p *process) closeStreams() {
 		_ = p.out.Close()
 	}
 	if p.stdin != nil {
-		p.stdin.close()
+		p.stdin.Close()
 	}
 }
 
@@ -311,7 +310,7 @@ func (p *process) destroy(b *Backend) error {
 
 // Signal is backend.Backend.
 func (b *Backend) Signal(ctx context.Context, r *backendpb.SignalRequest) error {
-	sig, err := parseSignal(r.GetSignal())
+	sig, err := kit.ParseSignal(r.GetSignal())
 	if err != nil {
 		return err
 	}
@@ -347,7 +346,7 @@ func (b *Backend) Resize(_ context.Context, r *backendpb.ResizeRequest) error {
 		p.size = r
 		return nil
 	}
-	return setSize(p.proc.Console(), r.GetRows(), r.GetCols())
+	return kit.SetSize(p.proc.Console(), r.GetRows(), r.GetCols())
 }
 
 // made takes the process that was made for p.
@@ -358,5 +357,5 @@ func (p *process) made(proc *runtime.Process) error {
 	if p.size == nil {
 		return nil
 	}
-	return setSize(proc.Console(), p.size.GetRows(), p.size.GetCols())
+	return kit.SetSize(proc.Console(), p.size.GetRows(), p.size.GetCols())
 }
