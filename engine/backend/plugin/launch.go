@@ -2,6 +2,8 @@ package plugin
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net"
@@ -74,7 +76,7 @@ func Launch(ctx context.Context, o Options) (*Client, error) {
 		return nil, fmt.Errorf("state directory of backend %s: %w", o.Name, err)
 	}
 	old, err := readRecord(o.StateDir)
-	if err == nil && old.Binary == bin && old.TLS == o.TLS {
+	if err == nil && old.Binary == bin && old.TLS == o.TLS && old.Env == o.envDigest() {
 		c, err := reattach(ctx, o, old)
 		if err == nil {
 			return c, nil
@@ -142,7 +144,7 @@ func start(ctx context.Context, o Options, bin binary) (*Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	deadline, _ := ctx.Deadline()
-	rec := record{Binary: bin, TLS: o.TLS}
+	rec := record{Binary: bin, TLS: o.TLS, Env: o.envDigest()}
 	run := &launched{path: o.Path, stateDir: o.StateDir}
 	cfg.StartTimeout = time.Until(deadline)
 	cfg.VersionedPlugins = sets(nil)
@@ -311,6 +313,12 @@ func clientConfig(o Options) (*hplugin.ClientConfig, error) {
 		cfg.TLSConfig = t
 	}
 	return cfg, nil
+}
+
+// envDigest tells environments apart that a backend was started with.
+func (o *Options) envDigest() string {
+	sum := sha256.Sum256([]byte(strings.Join(o.Env, "\x00")))
+	return hex.EncodeToString(sum[:8])
 }
 
 // environment is all that a backend sees of ours.
