@@ -34,6 +34,12 @@ var layers = []struct {
 	{"platform_linux", []string{"platform_linux"}},
 	{"backends/kit", []string{"engine/backend", "engine/logs", "backends/kit"}},
 	{"backends/linux", []string{"engine/backend", "engine/logs", "backends/kit", "backends/linux", "platform_linux"}},
+	// As a stranger would write it: the contract and the kit. The two libraries
+	// are of kernel mechanics and know nothing of the engine; what it does
+	// without them (limits, files) it could not offer on hosts of any kind.
+	{"backends/oci/monitor", nil},
+	{"backends/oci", []string{"engine/backend", "engine/logs", "backends/kit", "backends/oci",
+		"platform_linux/cgroup", "platform_linux/mount", "platform_linux/rootfs"}},
 	{"cmd", []string{""}},
 	{"tests", []string{""}},
 }

@@ -87,6 +87,13 @@ func (p *process) running() bool {
 	return p.phase == running
 }
 
+// hasRun tells whether its end was told or will be: over is closed then.
+func (p *process) hasRun() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.phase == running || p.phase == exited
+}
+
 // pipeEnds are the container's ends of a process's streams.
 type pipeEnds struct{ stdin, stdout, stderr *os.File }
 
@@ -283,7 +290,7 @@ func (p *process) endOthers(b *Backend) {
 		}
 	}
 	for _, q := range p.c.all()[1:] {
-		if q.running() {
+		if q.hasRun() {
 			<-q.over
 		}
 	}
