@@ -16,7 +16,7 @@ TEST_DEPS := $(RUN_DEPS) gcc libc6-dev busybox-static curl iproute2 iptables nft
              debootstrap qemu-system-x86 cpio e2fsprogs zstd
 GOLANGCI  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-BINARIES := caisson caissond caisson-backend-linux caisson-keeper caisson-init
+BINARIES := caisson caissond caisson-backend-linux caisson-backend-oci caisson-keeper caisson-init
 HELLO    := cmd/caissond/hello/data/hello.tar
 LDFLAGS  := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
@@ -74,7 +74,7 @@ cross: $(HELLO) ## Build for the other platforms
 install: build ## Install binaries, systemd unit, completions and man pages [PREFIX= DESTDIR=]
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/caisson $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 0755 bin/caisson bin/caissond $(DESTDIR)$(PREFIX)/bin/
-	install -m 0755 bin/caisson-backend-linux bin/caisson-keeper bin/caisson-init $(DESTDIR)$(PREFIX)/libexec/caisson/
+	install -m 0755 bin/caisson-backend-linux bin/caisson-backend-oci bin/caisson-keeper bin/caisson-init $(DESTDIR)$(PREFIX)/libexec/caisson/
 	sed 's#@PREFIX@#$(PREFIX)#g' packaging/caissond.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/caissond.service
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d $(DESTDIR)$(PREFIX)/share/man/man1
 	bin/caisson completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/caisson

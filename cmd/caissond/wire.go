@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 
 	clog "github.com/containerd/log"
 
@@ -20,6 +21,7 @@ import (
 
 // parts is what the daemon is made of.
 type parts struct {
+	log    *slog.Logger
 	engine *engine.Engine
 	images *images.Service
 	net    *network.Manager
@@ -28,6 +30,8 @@ type parts struct {
 	// back before it ends on purpose.
 	adopt  func()
 	retire func()
+
+	runtimes []policy.Runtime // as declared when the engine was built
 
 	closers []func() error // in order of construction
 }
@@ -48,7 +52,7 @@ func wire(ctx context.Context, c *config, log *slog.Logger, level slog.Level) (_
 	if err := clog.SetLevel("error"); err != nil {
 		return nil, err
 	}
-	p := &parts{}
+	p := &parts{log: log}
 	defer func() {
 		if err != nil {
 			_ = p.close() // there is a better error already
@@ -81,7 +85,8 @@ func wire(ctx context.Context, c *config, log *slog.Logger, level slog.Level) (_
 		return nil, err
 	}
 	p.closers = append(p.closers, sys.close)
-	launcher := newLauncher(c, log, level)
+	launcher := newLauncher(c, declared(pol), log, level)
+	p.runtimes = launcher.runtimes
 	p.net = sys.network
 	p.host, p.adopt, p.retire = sys.host, func() { sys.adopt(launcher) }, sys.retire
 	p.engine, err = engine.New(engine.Config{
@@ -119,7 +124,18 @@ func (p *parts) reload(c *config) error {
 		pol = &policy.Policy{} // the file was removed: no policy
 	}
 	p.engine.Reload(def, pol)
+	if !reflect.DeepEqual(declared(pol), p.runtimes) {
+		p.log.Warn("the policy declares other runtimes than before: they change with a restart of the daemon")
+	}
 	return nil
+}
+
+// declared are the runtimes of a policy, which may be nil.
+func declared(pol *policy.Policy) []policy.Runtime {
+	if pol == nil {
+		return nil
+	}
+	return pol.RuntimeList()
 }
 
 // loadPolicy reads the policy file; nil if there is none and none was named.

@@ -29,6 +29,8 @@ type Policy struct {
 	DefaultLevel string `yaml:"default_level"`
 	// MinimumLevel is the weakest level that may run. "" allows every level.
 	MinimumLevel string `yaml:"minimum_level"`
+	// Runtimes are OCI runtimes that become backends, by name.
+	Runtimes map[string]Runtime `yaml:"runtimes"`
 }
 
 // Parse reads a policy file. Unknown keys are errors: a misspelt rule must not
@@ -47,6 +49,9 @@ func Parse(b []byte) (*Policy, error) {
 		return nil, fmt.Errorf("policy file: more than one document: %w", errdefs.ErrInvalidArgument)
 	}
 	p.DefaultLevel, p.MinimumLevel = Canonical(p.DefaultLevel), Canonical(p.MinimumLevel)
+	if err := p.checkRuntimes(); err != nil {
+		return nil, err
+	}
 	return &p, nil
 }
 

@@ -39,6 +39,7 @@ var suites = []suite{
 	{name: "cli", stage: 2, args: test("20m", "./tests/cli/...")},
 	{name: "guest", stage: 3, args: test("30m", "./tests/guest/...")},
 	{name: "restart", stage: 3, args: test("15m", "./tests/restart/...")},
+	{name: "runtimes", stage: 3, args: test("20m", "./tests/runtimes/...")},
 	{name: "interop", stage: 4, args: test("20m", "./tests/interop/...", "./tests/testimage/...")},
 	{name: "security", stage: 4, args: test("15m", "./tests/security/...")},
 	{name: "scale", stage: 5, args: test("15m", "./tests/scale/...")},
