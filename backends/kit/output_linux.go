@@ -299,6 +299,14 @@ func (o *Output) complain(format string, err error) {
 // pass moves what there is once, up to spliceSize per stream, and logs it.
 // o.work is held.
 func (o *Output) pass() (moved bool, err error) {
+	o.mu.Lock()
+	closed := o.closed
+	o.mu.Unlock()
+	if closed {
+		// While we waited for work the descriptors were closed; their numbers may
+		// be another's by now, whose output we would take.
+		return false, nil
+	}
 	if o.console != nil {
 		if moved, err = o.fromConsole(); err != nil {
 			return moved, err
