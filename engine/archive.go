@@ -49,7 +49,7 @@ func (e *Engine) filesOf(ctx context.Context, ref string) (*files, error) {
 		return nil, err
 	}
 	f := &files{Files: fb, rec: rec, state: st.State, target: &backendpb.FilesTarget{
-		Container: rec.ID, Level: rec.Decision.Level, Rootfs: pbMounts(root),
+		Container: rec.ID, Level: rec.Decision.Level, Rootfs: pbMounts(root), StateDir: e.dir(rec.ID),
 	}}
 	for _, m := range rec.Mounts {
 		if m.Type == mount.TypeBind || m.Type == mount.TypeVolume {

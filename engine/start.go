@@ -180,6 +180,7 @@ func (e *Engine) launch(ctx context.Context, c *ctr, rec *container.Record) (*ba
 	return e.run(ctx, c, &launchOrder{
 		sandbox: &backendpb.Sandbox{
 			Id: c.id, Level: rec.Decision.Level, Hostname: in.Hostname, Netns: netns, CgroupParent: rec.Host.CgroupParent,
+			Annotations: sandboxAnnotations(rec),
 		},
 		container: &backendpb.Container{
 			Id: c.id, Sandbox: c.id, Spec: blob, Rootfs: pbMounts(rootfs),
@@ -187,6 +188,27 @@ func (e *Engine) launch(ctx context.Context, c *ctr, rec *container.Record) (*ba
 		},
 		held: ns,
 	})
+}
+
+// Annotations of a sandbox, beside annotationTenant, which says whose it is.
+const (
+	// annotationSysctl begins a parameter of its network beside what its namespace
+	// has, for backends whose containers have another kernel.
+	annotationSysctl = ownPrefix + "sysctl."
+	// annotationBrief is "true" if the container goes with its program's end: what
+	// it wrote into its own filesystem need not be saved.
+	annotationBrief = ownPrefix + "brief"
+)
+
+func sandboxAnnotations(rec *container.Record) map[string]string {
+	a := map[string]string{annotationTenant: rec.Tenant}
+	if rec.Host.AutoRemove {
+		a[annotationBrief] = "true"
+	}
+	for k, v := range spec.NetSysctls(rec.Host.Sysctls) {
+		a[annotationSysctl+k] = v
+	}
+	return a
 }
 
 // launchOrder is what a backend needs to run a container.

@@ -9,12 +9,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/caisson-engine/caisson/engine/backend"
+	"github.com/caisson-engine/caisson/engine/backend/backendpb"
 	"github.com/caisson-engine/caisson/engine/identity"
 )
 
@@ -24,6 +26,11 @@ func (e *Engine) Top(ctx context.Context, ref, psArgs string) (apicontainer.TopR
 	c, err := e.find(ctx, ref)
 	if err != nil {
 		return none, err
+	}
+	if !identity.From(ctx).Admin {
+		if err := checkPS(psArgs); err != nil {
+			return none, err
+		}
 	}
 	if err := e.await(ctx); err != nil {
 		return none, err
@@ -41,17 +48,20 @@ func (e *Engine) Top(ctx context.Context, ref, psArgs string) (apicontainer.TopR
 	if err != nil {
 		return none, err
 	}
+	if st.Pid == 0 {
+		// Their numbers are another kernel's: the host's ps knows nothing of them.
+		top, err := guestTop(list.GetProcesses(), psArgs, e.now())
+		if err == nil {
+			e.emit(rec, events.ActionTop)
+		}
+		return top, err
+	}
 	var pids []int64
 	for _, p := range list.GetProcesses() {
 		pids = append(pids, p.GetPid())
 	}
 	if psArgs == "" {
 		psArgs = "-ef"
-	}
-	if !identity.From(ctx).Admin {
-		if err := checkPS(psArgs); err != nil {
-			return none, err
-		}
 	}
 	out, err := exec.CommandContext(ctx, "ps", strings.Fields(psArgs)...).Output()
 	if err != nil {
@@ -85,6 +95,34 @@ func checkPS(args string) error {
 		}
 	}
 	return nil
+}
+
+// guestTop is ps -ef of processes that only their backend sees.
+func guestTop(list []*backendpb.ProcessInfo, psArgs string, now time.Time) (apicontainer.TopResponse, error) {
+	top := apicontainer.TopResponse{
+		Titles: []string{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"}, Processes: [][]string{},
+	}
+	if psArgs != "" && psArgs != "-ef" && psArgs != "ef" {
+		return top, fmt.Errorf("this container's processes are not the host's, so only ps -ef can be told of them, not ps %s: %w", psArgs, errdefs.ErrInvalidArgument)
+	}
+	for _, p := range list {
+		started := time.Unix(0, p.GetStartedAt())
+		stime := started.Format("15:04")
+		if now.Sub(started) > 24*time.Hour {
+			stime = started.Format("Jan02")
+		}
+		cpu := time.Duration(p.GetCpu())
+		share := 0
+		if lived := now.Sub(started); lived > 0 {
+			share = int(cpu * 100 / lived)
+		}
+		top.Processes = append(top.Processes, []string{
+			strconv.FormatUint(uint64(p.GetUid()), 10), strconv.FormatInt(p.GetPid(), 10), strconv.FormatInt(p.GetPpid(), 10),
+			strconv.Itoa(share), stime, "?",
+			fmt.Sprintf("%02d:%02d:%02d", int(cpu.Hours()), int(cpu.Minutes())%60, int(cpu.Seconds())%60), p.GetCommand(),
+		})
+	}
+	return top, nil
 }
 
 func psError(err error) error {

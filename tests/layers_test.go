@@ -25,6 +25,7 @@ var layers = []struct {
 }{
 	{"images", []string{"images"}},
 	{"engine/backend/backendpb", nil},
+	{"engine/backend/backendrpc", []string{"engine/backend"}},
 	{"engine/backend/plugin", []string{"engine/backend"}},
 	{"engine/backend/fake", []string{"engine/backend", "engine/logs"}},
 	{"engine/backend/backendtest", []string{"engine/backend"}},
@@ -34,6 +35,18 @@ var layers = []struct {
 	{"platform_linux", []string{"platform_linux"}},
 	{"backends/kit", []string{"engine/backend", "engine/logs", "backends/kit"}},
 	{"backends/linux", []string{"engine/backend", "engine/logs", "backends/kit", "backends/linux", "platform_linux"}},
+	{"backends/vm", []string{"engine/backend", "engine/logs", "backends/kit", "backends/vm", "platform_linux", "vmshim"}},
+	{"vmshim/guestpb", nil},
+	// The guest's agent is the Linux backend as PID 1, and the shim speaks its contract.
+	{"vmshim/guest", []string{"vmshim", "platform_linux", "backends/linux", "engine/backend"}},
+	{"vmshim/host", []string{"vmshim", "engine/backend"}},
+	{"vmshim", []string{"vmshim"}},
+	// As a stranger would write it: the contract and the kit. The two libraries
+	// are of kernel mechanics and know nothing of the engine; what it does
+	// without them (limits, files) it could not offer on hosts of any kind.
+	{"backends/oci/monitor", nil},
+	{"backends/oci", []string{"engine/backend", "engine/logs", "backends/kit", "backends/oci",
+		"platform_linux/cgroup", "platform_linux/mount", "platform_linux/rootfs"}},
 	{"cmd", []string{""}},
 	{"tests", []string{""}},
 }

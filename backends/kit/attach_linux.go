@@ -123,7 +123,7 @@ func (r *Reader) lag() (n int64) {
 // lagging tells whether a client is so far behind that the process must wait.
 func (o *Output) lagging() bool {
 	for r := range o.readers {
-		if r.lag() >= maxLag {
+		if r.lag() >= o.pumps.lag {
 			return true
 		}
 	}
@@ -134,6 +134,9 @@ func (o *Output) lagging() bool {
 // stallLimit. o.mu is held.
 func (o *Output) hold() {
 	o.held = true
+	if o.pumps.patient {
+		return
+	}
 	before := map[*Reader][2]int64{}
 	for r := range o.readers {
 		before[r] = r.at
@@ -145,7 +148,7 @@ func (o *Output) hold() {
 			return
 		}
 		for r := range o.readers {
-			if r.lag() >= maxLag/2 && before[r] == r.at {
+			if r.lag() >= o.pumps.lag/2 && before[r] == r.at {
 				r.err = errStalled
 				r.drop()
 			}
@@ -162,7 +165,7 @@ func (o *Output) progress() {
 		return
 	}
 	for r := range o.readers {
-		if r.lag() >= maxLag/2 {
+		if r.lag() >= o.pumps.lag/2 {
 			return
 		}
 	}

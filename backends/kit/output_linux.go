@@ -100,6 +100,8 @@ type OutputConfig struct {
 const (
 	// maxLag is how far an attached client may be behind, in bytes.
 	maxLag = 16 << 20
+	// patientLag is the same where clients are waited for (see Pumps.Patient).
+	patientLag = 1 << 20
 	// stallLimit is how long a client that is that far behind may take nothing.
 	stallLimit = 30 * time.Second
 	// spliceSize is how much is moved before it is logged, in bytes.
@@ -299,6 +301,14 @@ func (o *Output) complain(format string, err error) {
 // pass moves what there is once, up to spliceSize per stream, and logs it.
 // o.work is held.
 func (o *Output) pass() (moved bool, err error) {
+	o.mu.Lock()
+	closed := o.closed
+	o.mu.Unlock()
+	if closed {
+		// While we waited for work the descriptors were closed; their numbers may
+		// be another's by now, whose output we would take.
+		return false, nil
+	}
 	if o.console != nil {
 		if moved, err = o.fromConsole(); err != nil {
 			return moved, err

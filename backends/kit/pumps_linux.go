@@ -18,6 +18,9 @@ type Pumps struct {
 	epoll *os.File
 	fd    int // of epoll
 
+	lag     int64 // how far a client may be behind
+	patient bool  // a client that takes nothing is waited for
+
 	mu      sync.Mutex
 	sources map[int32]*source
 	wg      sync.WaitGroup
@@ -35,10 +38,14 @@ func NewPumps(log *slog.Logger) (*Pumps, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("output: %w", err)
 	}
-	p := &Pumps{log: log, epoll: os.NewFile(uintptr(fd), "epoll"), fd: fd, sources: map[int32]*source{}}
+	p := &Pumps{log: log, epoll: os.NewFile(uintptr(fd), "epoll"), fd: fd, lag: maxLag, sources: map[int32]*source{}}
 	p.wg.Go(p.run)
 	return p, nil
 }
+
+// Patient has clients waited for as long as it takes, and after patientLag. It is
+// called before the first Open.
+func (p *Pumps) Patient() { p.lag, p.patient = patientLag, true }
 
 func (p *Pumps) run() {
 	conn, err := p.epoll.SyscallConn()

@@ -1,7 +1,6 @@
 package linux
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +38,11 @@ type Config struct {
 	CgroupParent         string
 	Version              string
 	InitPath, KeeperPath string // of caisson-init and caisson-keeper
-	Log                  *slog.Logger
+	// PatientReaders has a process wait for an attached client that reads nothing
+	// for as long as it takes, and after less output: for a backend in a virtual
+	// machine, whose one client keeps everything that it reads.
+	PatientReaders bool
+	Log            *slog.Logger
 }
 
 // Backend runs containers as processes of this host's kernel. It is
@@ -76,7 +79,7 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 			_ = b.Shutdown()
 		}
 	}()
-	if err := forgetEarlierBoot(cfg.StateDir); err != nil {
+	if err := kit.ForgetEarlierBoot(cfg.StateDir, "events", "runtime", "sandboxes", "containers"); err != nil {
 		return nil, err
 	}
 	for _, dir := range []string{"runtime", "sandboxes", "containers"} {
@@ -93,6 +96,9 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 	if b.pumps, err = kit.NewPumps(cfg.Log); err != nil {
 		return nil, err
 	}
+	if cfg.PatientReaders {
+		b.pumps.Patient()
+	}
 	if b.runtime, err = runtime.Open(ctx, runtime.Config{
 		Dir: filepath.Join(cfg.StateDir, "runtime"), InitPath: cfg.InitPath, KeeperPath: cfg.KeeperPath, Log: cfg.Log,
 	}); err != nil {
@@ -102,28 +108,6 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 		return nil, err
 	}
 	return b, nil
-}
-
-// forgetEarlierBoot removes what is in the state directory if it was written
-// before the host was last booted: nothing of it is true any more.
-func forgetEarlierBoot(dir string) error {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return fmt.Errorf("boot id: %w", err)
-	}
-	mark := filepath.Join(dir, "boot")
-	if was, err := os.ReadFile(mark); err == nil && bytes.Equal(was, boot) {
-		return nil
-	}
-	for _, name := range []string{"events", "runtime", "sandboxes", "containers"} {
-		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
-			return fmt.Errorf("state directory: %w", err)
-		}
-	}
-	if err := os.WriteFile(mark, boot, 0o600); err != nil {
-		return fmt.Errorf("state directory: %w", err)
-	}
-	return nil
 }
 
 // Shutdown closes what is open here. Containers go on.

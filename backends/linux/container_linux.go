@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/caisson-engine/caisson/backends/kit"
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
 	"github.com/caisson-engine/caisson/engine/logs"
 	"github.com/caisson-engine/caisson/platform_linux/cgroup"
@@ -168,7 +169,7 @@ func (b *Backend) make(ctx context.Context, c *container, r *backendpb.Container
 	if err := unix.Mkdir(c.dir, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("container %s: %w", c.id, err)
 	}
-	if err := writeRecord(filepath.Join(c.dir, recordFile), r); err != nil {
+	if err := kit.WriteRecord(filepath.Join(c.dir, recordFile), r); err != nil {
 		return err
 	}
 	// The kernel makes the group's directories while we read the spec.

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/caisson-engine/caisson/backends/kit"
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
 	"github.com/caisson-engine/caisson/platform_linux/runtime"
 )
@@ -62,7 +63,7 @@ func (b *Backend) makeExec(ctx context.Context, p *process, r *backendpb.ExecSpe
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return fmt.Errorf("%v: %w", p, err)
 	}
-	if err := writeRecord(filepath.Join(p.dir, recordFile), r); err != nil {
+	if err := kit.WriteRecord(filepath.Join(p.dir, recordFile), r); err != nil {
 		return err
 	}
 	ends, err := p.openStreams(b, nil)

@@ -39,7 +39,7 @@ type process struct {
 
 	proc  *runtime.Process
 	out   *kit.Output
-	stdin *stdin // nil if it has none, or a terminal
+	stdin *kit.Stdin // nil if it has none, or a terminal
 
 	// over is closed when EXITED was told and nothing of it goes on here.
 	over chan struct{}
@@ -87,6 +87,13 @@ func (p *process) running() bool {
 	return p.phase == running
 }
 
+// hasRun tells whether its end was told or will be: over is closed then.
+func (p *process) hasRun() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.phase == running || p.phase == exited
+}
+
 // pipeEnds are the container's ends of a process's streams.
 type pipeEnds struct{ stdin, stdout, stderr *os.File }
 
@@ -107,7 +114,7 @@ func (p *process) openStreams(b *Backend, log *logs.Config) (ends pipeEnds, err 
 		return ends, err
 	}
 	if p.io.GetStdin() && !p.io.GetTerminal() {
-		p.stdin, ends.stdin, err = newStdin(p.io.GetStdinOnce())
+		p.stdin, ends.stdin, err = kit.NewStdin(p.io.GetStdinOnce())
 	}
 	return ends, err
 }
@@ -123,7 +130,6 @@ func (p *process) terminal(spec *specs.Process) {
 
 // Names of files at the keeper.
 const (
-	stdinFile  = "stdin"
 	stdoutFile = "stdout"
 	stderrFile = "stderr"
 )
@@ -133,7 +139,7 @@ const (
 func (p *process) hold(b *Backend, ends pipeEnds) error {
 	files := map[string]*os.File{stdoutFile: ends.stdout, stderrFile: ends.stderr}
 	if p.stdin != nil {
-		files[stdinFile] = p.stdin.f
+		files[kit.StdinName] = p.stdin.File()
 	}
 	for name, f := range files {
 		if f != nil {
@@ -263,7 +269,7 @@ func (p *process) closeStreams() {
 		_ = p.out.Close()
 	}
 	if p.stdin != nil {
-		p.stdin.close()
+		p.stdin.Close()
 	}
 }
 
@@ -284,7 +290,7 @@ func (p *process) endOthers(b *Backend) {
 		}
 	}
 	for _, q := range p.c.all()[1:] {
-		if q.running() {
+		if q.hasRun() {
 			<-q.over
 		}
 	}
@@ -311,7 +317,7 @@ func (p *process) destroy(b *Backend) error {
 
 // Signal is backend.Backend.
 func (b *Backend) Signal(ctx context.Context, r *backendpb.SignalRequest) error {
-	sig, err := parseSignal(r.GetSignal())
+	sig, err := kit.ParseSignal(r.GetSignal())
 	if err != nil {
 		return err
 	}
@@ -347,7 +353,7 @@ func (b *Backend) Resize(_ context.Context, r *backendpb.ResizeRequest) error {
 		p.size = r
 		return nil
 	}
-	return setSize(p.proc.Console(), r.GetRows(), r.GetCols())
+	return kit.SetSize(p.proc.Console(), r.GetRows(), r.GetCols())
 }
 
 // made takes the process that was made for p.
@@ -358,5 +364,5 @@ func (p *process) made(proc *runtime.Process) error {
 	if p.size == nil {
 		return nil
 	}
-	return setSize(proc.Console(), p.size.GetRows(), p.size.GetCols())
+	return kit.SetSize(proc.Console(), p.size.GetRows(), p.size.GetCols())
 }

@@ -114,7 +114,7 @@ func (r *recovery) sandboxes() error {
 	}
 	for _, id := range ids {
 		rec := &backendpb.Sandbox{}
-		complete, err := readRecord(r.b.sandboxRecord(id), rec)
+		complete, err := kit.ReadRecord(r.b.sandboxRecord(id), rec)
 		if err != nil {
 			return err
 		}
@@ -150,7 +150,7 @@ func (r *recovery) container(id string) ([]*process, error) {
 	b := r.b
 	dir := filepath.Join(b.cfg.StateDir, "containers", id)
 	rec := &backendpb.Container{}
-	complete, err := readRecord(filepath.Join(dir, recordFile), rec)
+	complete, err := kit.ReadRecord(filepath.Join(dir, recordFile), rec)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +200,7 @@ func (r *recovery) execs(c *container) ([]*process, error) {
 	for _, id := range ids {
 		rec := &backendpb.ExecSpec{}
 		p := newProcess(c, id, nil)
-		complete, err := readRecord(filepath.Join(p.dir, recordFile), rec)
+		complete, err := kit.ReadRecord(filepath.Join(p.dir, recordFile), rec)
 		if err != nil {
 			return nil, err
 		}
@@ -250,8 +250,8 @@ func (r *recovery) process(p *process, log *logs.Config) (known bool, err error)
 		p.phase = running // and its end, which nobody saw, is about to be told
 		return true, nil
 	}
-	if f := h.Files[stdinFile]; f != nil && p.io.GetStdin() && !p.io.GetTerminal() {
-		if p.stdin, err = recoverStdin(p.io.GetStdinOnce(), f); err != nil {
+	if f := h.Files[kit.StdinName]; f != nil && p.io.GetStdin() && !p.io.GetTerminal() {
+		if p.stdin, err = kit.RecoverStdin(p.io.GetStdinOnce(), f); err != nil {
 			return true, err
 		}
 	}

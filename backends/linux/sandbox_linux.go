@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/caisson-engine/caisson/backends/kit"
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
 )
 
@@ -68,7 +69,7 @@ func (b *Backend) Open(_ context.Context, r *backendpb.Sandbox) (err error) {
 		s.state = open
 		b.mu.Unlock()
 	}()
-	if err := writeRecord(b.sandboxRecord(s.id), r); err != nil {
+	if err := kit.WriteRecord(b.sandboxRecord(s.id), r); err != nil {
 		return err
 	}
 	if s.limits {

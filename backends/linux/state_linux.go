@@ -1,8 +1,6 @@
 package linux
 
 import (
-	"bufio"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/caisson-engine/caisson/backends/kit"
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
 )
 
@@ -141,9 +140,41 @@ func (b *Backend) Processes(_ context.Context, id string) (*backendpb.ProcessesR
 	}
 	r := &backendpb.ProcessesReply{}
 	for _, pid := range pids {
-		r.Processes = append(r.Processes, &backendpb.ProcessInfo{Pid: int64(pid)})
+		r.Processes = append(r.Processes, describeProcess(pid))
 	}
 	return r, nil
+}
+
+// describeProcess is what ps tells; what cannot be read of a process that is
+// leaving is left out.
+func describeProcess(pid int) *backendpb.ProcessInfo {
+	p := &backendpb.ProcessInfo{Pid: int64(pid)}
+	dir := "/proc/" + strconv.Itoa(pid)
+	if fi, err := os.Stat(dir); err == nil {
+		p.Uid = fi.Sys().(*syscall.Stat_t).Uid
+	}
+	line, err := os.ReadFile(dir + "/stat")
+	if err != nil {
+		return p
+	}
+	name, rest, _ := strings.Cut(string(line), ") ")
+	f := strings.Fields(rest)
+	if len(f) < 20 {
+		return p
+	}
+	number := func(i int) int64 { n, _ := strconv.ParseInt(f[i], 10, 64); return n }
+	const tick = int64(time.Second) / 100 // USER_HZ
+	p.Ppid, p.Cpu = number(1), uint64((number(11)+number(12))*tick)
+	var now unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) == nil {
+		p.StartedAt = time.Now().UnixNano() - now.Nano() + number(19)*tick
+	}
+	if args, err := os.ReadFile(dir + "/cmdline"); err == nil && len(args) > 0 {
+		p.Command = strings.TrimSpace(strings.ReplaceAll(string(args[:min(len(args), 4096)]), "\x00", " "))
+	} else if _, comm, ok := strings.Cut(name, "("); ok {
+		p.Command = "[" + comm + "]"
+	}
+	return p
 }
 
 // Update is backend.Backend.
@@ -189,32 +220,8 @@ func (b *Backend) Stats(_ context.Context, id string) (*backendpb.StatsReply, er
 		r.BlockIo = append(r.BlockIo, &backendpb.BlockIO{Major: io.Major, Minor: io.Minor, Op: io.Op, Bytes: io.Bytes, Ios: io.IOs})
 	}
 	// The process may end meanwhile; then there is no network to tell of.
-	r.Networks, _ = networkStats(c.init.proc.PID())
+	r.Networks, _ = kit.NetworkStats(c.init.proc.PID())
 	return r, nil
-}
-
-// networkStats reads the counters of a process's network namespace, without the
-// loopback device.
-func networkStats(pid int) ([]*backendpb.NetworkStats, error) {
-	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/net/dev")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var list []*backendpb.NetworkStats
-	for s := bufio.NewScanner(f); s.Scan(); {
-		name, rest, ok := strings.Cut(s.Text(), ":")
-		v := strings.Fields(rest)
-		if name = strings.TrimSpace(name); !ok || len(v) < 12 || name == "lo" {
-			continue
-		}
-		n := func(i int) uint64 { x, _ := strconv.ParseUint(v[i], 10, 64); return x }
-		list = append(list, &backendpb.NetworkStats{
-			Name: name, RxBytes: n(0), RxPackets: n(1), RxErrors: n(2), RxDropped: n(3),
-			TxBytes: n(8), TxPackets: n(9), TxErrors: n(10), TxDropped: n(11),
-		})
-	}
-	return list, nil
 }
 
 const sigkill = unix.SIGKILL
@@ -231,42 +238,6 @@ func (c *container) signalAll(ctx context.Context, sig syscall.Signal) error {
 		}
 	}
 	return err
-}
-
-// Realtime signals as programs see them: the C library keeps the first two.
-const sigRTMin, sigRTMax = 34, 64
-
-// parseSignal reads a canonical name such as SIGTERM or SIGRTMIN+3.
-func parseSignal(name string) (syscall.Signal, error) {
-	if s := unix.SignalNum(name); s != 0 {
-		return s, nil
-	}
-	for base, from := range map[string]int{"SIGRTMIN": sigRTMin, "SIGRTMAX": sigRTMax} {
-		if rest, ok := strings.CutPrefix(name, base); ok {
-			n, err := strconv.Atoi(cmp.Or(rest, "+0"))
-			if (rest == "" || rest[0] == '+' || rest[0] == '-') && err == nil && from+n >= sigRTMin && from+n <= sigRTMax {
-				return syscall.Signal(from + n), nil
-			}
-		}
-	}
-	return 0, fmt.Errorf("invalid signal: %s: %w", name, errdefs.ErrInvalidArgument)
-}
-
-// setSize sets a terminal's size. Zero leaves a dimension's meaning to programs.
-func setSize(console *os.File, rows, cols uint32) error {
-	if rows > 0xffff || cols > 0xffff {
-		return fmt.Errorf("terminal size %dx%d: %w", rows, cols, errdefs.ErrInvalidArgument)
-	}
-	c, err := console.SyscallConn()
-	if err != nil {
-		return err
-	}
-	if cerr := c.Control(func(fd uintptr) {
-		err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(rows), Col: uint16(cols)})
-	}); cerr != nil || err != nil {
-		return fmt.Errorf("resize: %w", errors.Join(err, cerr))
-	}
-	return nil
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

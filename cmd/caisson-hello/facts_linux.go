@@ -33,10 +33,13 @@ func platformFacts() []fact {
 var seccompModes = map[string]string{"0": "off", "1": "strict", "2": "filter"}
 
 // level tells a virtual machine of ours by its kernel command line, which a
-// container at the process level shares with its host.
+// container at the process level shares with its host, and gVisor by its name.
 func level() string {
 	if strings.Contains(firstLine("/proc/cmdline"), "caisson.guest=1") {
 		return "vm"
+	}
+	if strings.Contains(firstLine("/proc/sys/kernel/osrelease"), "gvisor") {
+		return "a kernel of its own (gVisor)"
 	}
 	return "process"
 }

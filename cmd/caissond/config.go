@@ -60,6 +60,7 @@ type config struct {
 	Seccomp                             string
 	LogDriver                           string
 	LogOpts                             map[string]string
+	BackendOpts                         map[string]string
 	Labels                              []string
 }
 
@@ -120,6 +121,8 @@ var options = []option{
 		"Where to note who asked for what, and what was denied: JSON lines; none for nowhere (default <data-root>/audit.log)"},
 	{groupRun, "audit-size", "", "audit-size", false, func(c *config) setting { return bytesize(&c.AuditSize) },
 		"Size at which the audit log begins a new file; five are kept"},
+	{groupRun, "backend-opt", "", "backend-opts", false, func(c *config) setting { return pairs{&c.BackendOpts} },
+		"Option of a backend, as backend.option=value, such as vm.memory=1g; repeatable. The README lists them"},
 	{groupRun, "log-level", "l", "log-level", true, func(c *config) setting { return choice(&c.LogLevel, "debug", "info", "warn", "error") },
 		"How much the daemon itself says"},
 	{groupRun, "log-format", "", "log-format", false, func(c *config) setting { return choice(&c.LogFormat, "text", "json") },

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	clog "github.com/containerd/log"
@@ -23,6 +24,7 @@ import (
 
 // parts is what the daemon is made of.
 type parts struct {
+	log    *slog.Logger
 	engine *engine.Engine
 	images *tenants.Service
 	audit  *audit.Log // nil: none
@@ -32,6 +34,8 @@ type parts struct {
 	// back before it ends on purpose.
 	adopt  func()
 	retire func()
+
+	runtimes []policy.Runtime // as declared when the engine was built
 
 	closers []func() error // in order of construction
 }
@@ -52,7 +56,7 @@ func wire(ctx context.Context, c *config, log *slog.Logger, level slog.Level) (_
 	if err := clog.SetLevel("error"); err != nil {
 		return nil, err
 	}
-	p := &parts{}
+	p := &parts{log: log}
 	defer func() {
 		if err != nil {
 			_ = p.close() // there is a better error already
@@ -97,7 +101,8 @@ func wire(ctx context.Context, c *config, log *slog.Logger, level slog.Level) (_
 		return nil, err
 	}
 	p.closers = append(p.closers, sys.close)
-	launcher := newLauncher(c, log, level)
+	launcher := newLauncher(c, declared(pol), log, level)
+	p.runtimes = launcher.runtimes
 	p.net = sys.network
 	p.host, p.adopt, p.retire = sys.host, func() { sys.adopt(launcher) }, sys.retire
 	p.engine, err = engine.New(engine.Config{
@@ -135,9 +140,20 @@ func (p *parts) reload(c *config) error {
 		pol = &policy.Policy{} // the file was removed: no policy
 	}
 	p.engine.Reload(def, pol)
+	if !reflect.DeepEqual(declared(pol), p.runtimes) {
+		p.log.Warn("the policy declares other runtimes than before: they change with a restart of the daemon")
+	}
 	e := audit.Entry{Time: time.Now().UTC(), Action: "reload the policy", Outcome: audit.Allowed}
 	e.By(identity.Engine)
 	return p.audit.Append(e)
+}
+
+// declared are the runtimes of a policy, which may be nil.
+func declared(pol *policy.Policy) []policy.Runtime {
+	if pol == nil {
+		return nil
+	}
+	return pol.RuntimeList()
 }
 
 // loadPolicy reads the policy file; nil if there is none and none was named.

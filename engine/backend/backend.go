@@ -84,6 +84,9 @@ const (
 	// EnvStateDir names a directory, private to this backend and engine, that
 	// survives a restart of both but not a reboot of the host.
 	EnvStateDir = "CAISSON_BACKEND_STATE_DIR"
+	// EnvDataDir names a directory for what a backend wants to find again after a
+	// reboot and could make anew; it need not exist.
+	EnvDataDir = "CAISSON_BACKEND_DATA_DIR"
 	// EnvHostID names a short string, unique per engine on the host, from which
 	// names of cgroups and the like must be derived.
 	EnvHostID = "CAISSON_HOST_ID"

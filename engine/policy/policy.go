@@ -55,6 +55,9 @@ type Policy struct {
 
 	// Rules are tried in order; the first that matches counts.
 	Rules []Rule `yaml:"rules"`
+
+	// Runtimes are OCI runtimes that become backends, by name.
+	Runtimes map[string]Runtime `yaml:"runtimes"`
 }
 
 // Parse reads a policy file. Unknown keys are errors: a misspelt rule must not
@@ -174,7 +177,7 @@ func (p *Policy) complete(tree *yaml.Node) error {
 			return at("rule %q: %s", append(here, key...), r.Name, what)
 		}
 	}
-	return nil
+	return p.checkRuntimes()
 }
 
 var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`) })

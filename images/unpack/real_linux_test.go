@@ -42,7 +42,9 @@ func describe(t *testing.T, dir string) map[string]string {
 		}
 		names := make([]byte, 4096)
 		if n, err := unix.Llistxattr(p, names); err == nil {
-			for _, k := range strings.Split(strings.TrimRight(string(names[:n]), "\x00"), "\x00") {
+			keys := strings.Split(strings.TrimRight(string(names[:n]), "\x00"), "\x00")
+			slices.Sort(keys) // a file system lists them in any order
+			for _, k := range keys {
 				v := make([]byte, 4096)
 				if n, err := unix.Lgetxattr(p, k, v); err == nil && k != "" {
 					d += fmt.Sprintf(" %s=%x", k, v[:n])

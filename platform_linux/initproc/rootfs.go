@@ -431,8 +431,9 @@ func (b *builder) attachOne(p *prepared) error {
 	return nil
 }
 
-// procFiles are what lxcfs and its like may replace below a procfs.
-var procFiles = []string{"cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "net/dev", "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled"}
+// procFiles are what lxcfs and its like may replace below a procfs; the id of the
+// boot is a clone's own where the kernel's is its template's.
+var procFiles = []string{"cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "net/dev", "sys/kernel/ns_last_pid", "sys/kernel/random/boot_id", "sys/crypto/fips_enabled"}
 
 // overProc refuses a target inside a procfs but for procFiles, and one in the
 // place of the container's own.

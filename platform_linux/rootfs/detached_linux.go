@@ -32,16 +32,28 @@ func OpenDetached(rootfs, mounts []Mount, write bool) (*Root, error) {
 	if len(rootfs) != 1 {
 		return nil, fmt.Errorf("a root of %d mounts is not supported: %w", len(rootfs), errdefs.ErrNotImplemented)
 	}
+	return onOwnThread(func() (*Root, error) { return assemble(rootfs[0], mounts, write) })
+}
+
+// onOwnThread runs f on a thread that is never unlocked, so that it ends with the
+// goroutine and no other goroutine ever runs in its mount namespace. The process's
+// first thread does not end: given that one, its namespace and the mounts in it
+// would stay as long as the process, so it only waits for another.
+func onOwnThread(f func() (*Root, error)) (*Root, error) {
 	type result struct {
 		root *Root
 		err  error
 	}
 	done := make(chan result)
 	go func() {
-		// The thread is never unlocked, so it ends with the goroutine and no
-		// other goroutine ever runs in its mount namespace.
 		runtime.LockOSThread()
-		root, err := assemble(rootfs[0], mounts, write)
+		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			root, err := onOwnThread(f)
+			done <- result{root, err}
+			return
+		}
+		root, err := f()
 		done <- result{root, err}
 	}()
 	r := <-done

@@ -50,7 +50,7 @@ var scenarios = map[string][]step{
 	"engine errors are 125": {
 		{args: "run --rm nosuch.invalid:5000/image true", code: 125},
 		{args: "run --rm --memory 1k busybox true", code: 125, stderr: `[Mm]emory`},
-		{args: "run --rm --isolation vm busybox true", code: 125, stderr: `vm`},
+		{args: "run --rm --isolation nosuch busybox true", code: 125, stderr: `nosuch`},
 	},
 	"streams are kept apart": {
 		{args: "run --rm busybox sh -c 'echo out; echo err >&2'", stdout: `^out\n$`, stderr: `^err\n$`},

@@ -107,7 +107,7 @@ func Start(t testing.TB, args ...string) *Engine {
 	sum := sha256.Sum256([]byte(exec))
 	e := &Engine{
 		t: t, DataRoot: data, ExecRoot: exec, Host: "unix://" + exec + "/caisson.sock",
-		HostID: hex.EncodeToString(sum[:4]), args: append(levelArgs(t, data), args...),
+		HostID: hex.EncodeToString(sum[:4]), args: append(levelArgs(t, data, args), args...),
 	}
 	if e.log, err = os.Create(filepath.Join(data, "caissond.log")); err != nil {
 		t.Fatal(err)

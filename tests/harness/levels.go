@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -36,14 +37,20 @@ func SameAtLevel(t testing.TB) {
 	}
 }
 
-// levelArgs make an engine give no container less than the level.
-func levelArgs(t testing.TB, dir string) []string {
+// levelArgs make an engine give no container less than the level, and let it
+// emulate machines where there is no hardware for them. A test with a policy of
+// its own, in args, says these things itself.
+func levelArgs(t testing.TB, dir string, args []string) []string {
 	t.Helper()
-	if Level() == "" {
+	if slices.Contains(args, "--policy") {
 		return nil
 	}
+	policy := "allow_emulation: true\n"
+	if Level() != "" {
+		policy += "minimum_level: " + Level() + "\n"
+	}
 	file := filepath.Join(dir, "policy.yaml")
-	if err := os.WriteFile(file, []byte("minimum_level: "+Level()+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(policy), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return []string{"--policy", file}

@@ -2538,8 +2538,14 @@ func (x *UpdateRequest) GetResources() []byte {
 }
 
 type ProcessInfo struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pid           int64                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"` // on the host, or in the guest where the host has none
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pid   int64                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"` // on the host, or in the guest where the host has none
+	// What ps would tell, for processes that the host's ps cannot see.
+	Ppid          int64  `protobuf:"varint,2,opt,name=ppid,proto3" json:"ppid,omitempty"`
+	Uid           uint32 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Command       string `protobuf:"bytes,4,opt,name=command,proto3" json:"command,omitempty"`
+	StartedAt     int64  `protobuf:"varint,5,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"` // Unix nanoseconds
+	Cpu           uint64 `protobuf:"varint,6,opt,name=cpu,proto3" json:"cpu,omitempty"`                              // nanoseconds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2577,6 +2583,41 @@ func (*ProcessInfo) Descriptor() ([]byte, []int) {
 func (x *ProcessInfo) GetPid() int64 {
 	if x != nil {
 		return x.Pid
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetPpid() int64 {
+	if x != nil {
+		return x.Ppid
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *ProcessInfo) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetCpu() uint64 {
+	if x != nil {
+		return x.Cpu
 	}
 	return 0
 }
@@ -2630,8 +2671,9 @@ type FilesTarget struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
 	Level         string                 `protobuf:"bytes,2,opt,name=level,proto3" json:"level,omitempty"`
-	Rootfs        []*Mount               `protobuf:"bytes,3,rep,name=rootfs,proto3" json:"rootfs,omitempty"` // the same as in Container
-	Mounts        []*Mount               `protobuf:"bytes,4,rep,name=mounts,proto3" json:"mounts,omitempty"` // volumes and binds below it; seen through when the container is not alive
+	Rootfs        []*Mount               `protobuf:"bytes,3,rep,name=rootfs,proto3" json:"rootfs,omitempty"`                     // the same as in Container
+	Mounts        []*Mount               `protobuf:"bytes,4,rep,name=mounts,proto3" json:"mounts,omitempty"`                     // volumes and binds below it; seen through when the container is not alive
+	StateDir      string                 `protobuf:"bytes,5,opt,name=state_dir,json=stateDir,proto3" json:"state_dir,omitempty"` // the same as in Container
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2692,6 +2734,13 @@ func (x *FilesTarget) GetMounts() []*Mount {
 		return x.Mounts
 	}
 	return nil
+}
+
+func (x *FilesTarget) GetStateDir() string {
+	if x != nil {
+		return x.StateDir
+	}
+	return ""
 }
 
 type PathRequest struct {
@@ -3303,16 +3352,23 @@ const file_backendpb_backend_proto_rawDesc = "" +
 	"\x03ios\x18\x05 \x01(\x04R\x03ios\"K\n" +
 	"\rUpdateRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x1c\n" +
-	"\tresources\x18\x02 \x01(\fR\tresources\"\x1f\n" +
+	"\tresources\x18\x02 \x01(\fR\tresources\"\x90\x01\n" +
 	"\vProcessInfo\x12\x10\n" +
-	"\x03pid\x18\x01 \x01(\x03R\x03pid\"O\n" +
+	"\x03pid\x18\x01 \x01(\x03R\x03pid\x12\x12\n" +
+	"\x04ppid\x18\x02 \x01(\x03R\x04ppid\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\rR\x03uid\x12\x18\n" +
+	"\acommand\x18\x04 \x01(\tR\acommand\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\x05 \x01(\x03R\tstartedAt\x12\x10\n" +
+	"\x03cpu\x18\x06 \x01(\x04R\x03cpu\"O\n" +
 	"\x0eProcessesReply\x12=\n" +
-	"\tprocesses\x18\x01 \x03(\v2\x1f.caisson.backend.v1.ProcessInfoR\tprocesses\"\xa7\x01\n" +
+	"\tprocesses\x18\x01 \x03(\v2\x1f.caisson.backend.v1.ProcessInfoR\tprocesses\"\xc4\x01\n" +
 	"\vFilesTarget\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x14\n" +
 	"\x05level\x18\x02 \x01(\tR\x05level\x121\n" +
 	"\x06rootfs\x18\x03 \x03(\v2\x19.caisson.backend.v1.MountR\x06rootfs\x121\n" +
-	"\x06mounts\x18\x04 \x03(\v2\x19.caisson.backend.v1.MountR\x06mounts\"Z\n" +
+	"\x06mounts\x18\x04 \x03(\v2\x19.caisson.backend.v1.MountR\x06mounts\x12\x1b\n" +
+	"\tstate_dir\x18\x05 \x01(\tR\bstateDir\"Z\n" +
 	"\vPathRequest\x127\n" +
 	"\x06target\x18\x01 \x01(\v2\x1f.caisson.backend.v1.FilesTargetR\x06target\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\"}\n" +

@@ -2,6 +2,9 @@ package plugin
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -16,9 +19,9 @@ import (
 	hclog "github.com/hashicorp/go-hclog"
 	hplugin "github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/go-plugin/runner"
-	"google.golang.org/grpc"
 
 	"github.com/caisson-engine/caisson/engine/backend"
+	"github.com/caisson-engine/caisson/engine/backend/backendrpc"
 )
 
 // Options say which backend to launch, and where it lives.
@@ -45,7 +48,7 @@ const (
 // Client is a running backend. It is safe for concurrent use. Calls fail with
 // kind Unavailable once the plugin died; Launch again then.
 type Client struct {
-	*remote
+	*backendrpc.Remote
 	id         identity
 	stateDir   string
 	reattached bool
@@ -74,7 +77,7 @@ func Launch(ctx context.Context, o Options) (*Client, error) {
 		return nil, fmt.Errorf("state directory of backend %s: %w", o.Name, err)
 	}
 	old, err := readRecord(o.StateDir)
-	if err == nil && old.Binary == bin && old.TLS == o.TLS {
+	if err == nil && old.Binary == bin && old.TLS == o.TLS && old.Env == o.envDigest() {
 		c, err := reattach(ctx, o, old)
 		if err == nil {
 			return c, nil
@@ -142,7 +145,7 @@ func start(ctx context.Context, o Options, bin binary) (*Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	deadline, _ := ctx.Deadline()
-	rec := record{Binary: bin, TLS: o.TLS}
+	rec := record{Binary: bin, TLS: o.TLS, Env: o.envDigest()}
 	run := &launched{path: o.Path, stateDir: o.StateDir}
 	cfg.StartTimeout = time.Until(deadline)
 	cfg.VersionedPlugins = sets(nil)
@@ -192,7 +195,7 @@ func connect(ctx context.Context, o Options, p *hplugin.Client, run *attached, r
 		return nil, fmt.Errorf("backend %s is a %T: %w", o.Name, raw, errdefs.ErrInternal)
 	}
 	c := &Client{
-		remote: &remote{rpc: l.rpc}, id: run.id, stateDir: o.StateDir, reattached: reattached,
+		Remote: backendrpc.New(l.conn), id: run.id, stateDir: o.StateDir, reattached: reattached,
 		plugin: p, runner: run, link: l,
 	}
 	info, err := c.Info(ctx)
@@ -264,7 +267,9 @@ func evict(ctx context.Context, o Options, old record) error {
 		}
 		run := &attached{id: id, proc: p, done: make(chan struct{})}
 		go run.watch()
-		err = p.kill()
+		if err = run.Kill(ctx); errors.Is(err, os.ErrProcessDone) {
+			err = nil // it ended meanwhile
+		}
 		if err == nil {
 			select {
 			case <-run.done:
@@ -290,18 +295,7 @@ func clientConfig(o Options) (*hplugin.ClientConfig, error) {
 		Logger:           hclog.NewNullLogger(),
 		// The plugin's stderr is a file that we do not read.
 		PluginLogBufferSize: 16,
-		GRPCDialOptions: []grpc.DialOption{
-			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
-			grpc.WithInitialWindowSize(streamWindow),
-			grpc.WithInitialConnWindowSize(connWindow),
-			grpc.WithReadBufferSize(16 << 10),
-			grpc.WithWriteBufferSize(16 << 10),
-			grpc.WithIdleTimeout(0),
-			grpc.WithDisableServiceConfig(),
-			grpc.WithDisableRetry(),
-			grpc.WithChainUnaryInterceptor(unaryFromWire),
-			grpc.WithChainStreamInterceptor(streamFromWire),
-		},
+		GRPCDialOptions:     backendrpc.DialOptions(),
 	}
 	if o.TLS {
 		t, err := loadTLS(o.StateDir)
@@ -311,6 +305,12 @@ func clientConfig(o Options) (*hplugin.ClientConfig, error) {
 		cfg.TLSConfig = t
 	}
 	return cfg, nil
+}
+
+// envDigest tells environments apart that a backend was started with.
+func (o *Options) envDigest() string {
+	sum := sha256.Sum256([]byte(strings.Join(o.Env, "\x00")))
+	return hex.EncodeToString(sum[:8])
 }
 
 // environment is all that a backend sees of ours.

@@ -31,7 +31,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/caisson-engine/caisson/engine/backend"
-	"github.com/caisson-engine/caisson/engine/backend/backendpb"
+	"github.com/caisson-engine/caisson/engine/backend/backendrpc"
 )
 
 // protocolVersion changes when the meaning of a verb changes. What is only
@@ -40,20 +40,6 @@ const protocolVersion = 1
 
 // service is the name under which go-plugin dispenses the one service we have.
 const service = "backend"
-
-// maxMessage bounds one gRPC message in either direction, in bytes.
-const maxMessage = 16 << 20
-
-// Window sizes in bytes: enough that an archive streams without waiting for the
-// other end after each chunk. Setting them also turns off gRPC's bandwidth
-// probing, which costs a ping per round trip.
-const (
-	streamWindow = 256 << 10
-	connWindow   = 1 << 20
-)
-
-// chunkSize is how much of an archive travels in one message, in bytes.
-const chunkSize = 64 << 10
 
 // handshake only keeps people from starting a plugin by hand; it protects
 // nothing.
@@ -76,13 +62,12 @@ func (g *glue) GRPCServer(_ *hplugin.GRPCBroker, s *grpc.Server) error {
 	if g.impl == nil {
 		return errors.New("no backend to serve")
 	}
-	backendpb.RegisterBackendServer(s, &server{b: g.impl})
+	backendrpc.Register(s, g.impl)
 	return nil
 }
 
 // link is what the engine's side gets of a connection.
 type link struct {
-	rpc    backendpb.BackendClient
 	conn   *grpc.ClientConn
 	broker *hplugin.GRPCBroker
 }
@@ -95,7 +80,7 @@ func (l *link) close() {
 }
 
 func (g *glue) GRPCClient(_ context.Context, broker *hplugin.GRPCBroker, conn *grpc.ClientConn) (any, error) {
-	return &link{rpc: backendpb.NewBackendClient(conn), conn: conn, broker: broker}, nil
+	return &link{conn: conn, broker: broker}, nil
 }
 
 // sets maps each protocol version that this build speaks to its plugins.

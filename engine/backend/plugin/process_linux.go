@@ -86,6 +86,9 @@ func startTime(pid int) (string, error) {
 	if len(fields) < 20 {
 		return "", fmt.Errorf("/proc/%d/stat has only %d fields", pid, len(fields)+2)
 	}
+	if fields[0] == "Z" || fields[0] == "X" {
+		return "", fmt.Errorf("process %d has ended: %w", pid, os.ErrProcessDone)
+	}
 	return strings.TrimSpace(string(boot)) + "/" + fields[19], nil
 }
 

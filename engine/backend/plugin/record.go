@@ -75,6 +75,7 @@ type record struct {
 	SocketDir string `json:"socket_dir"` // removed when the plugin is gone
 	Binary    binary `json:"binary"`
 	TLS       bool   `json:"tls"`
+	Env       string `json:"env,omitempty"` // digest of Options.Env: another one needs another process
 }
 
 func readRecord(stateDir string) (record, error) {

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/caisson-engine/caisson/engine/backend"
+	"github.com/caisson-engine/caisson/engine/backend/backendrpc"
 )
 
 // Environment variables between Launch and Serve, beside those of package
@@ -96,17 +97,8 @@ func Serve(open func(ctx context.Context, h Host) (backend.Backend, error)) erro
 }
 
 func newServer(opts []grpc.ServerOption) *grpc.Server {
-	return grpc.NewServer(append(opts,
-		grpc.ConnectionTimeout(5*time.Second),
-		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.MaxSendMsgSize(maxMessage),
-		grpc.InitialWindowSize(streamWindow),
-		grpc.InitialConnWindowSize(connWindow),
-		grpc.ReadBufferSize(16<<10),
-		grpc.WriteBufferSize(16<<10),
-		grpc.ChainUnaryInterceptor(unaryToWire),
-		grpc.ChainStreamInterceptor(streamToWire),
-	)...)
+	opts = append(opts, grpc.ConnectionTimeout(5*time.Second))
+	return grpc.NewServer(append(opts, backendrpc.ServerOptions()...)...)
 }
 
 // logLimit bounds the log file of a backend, in bytes; Launch keeps the one

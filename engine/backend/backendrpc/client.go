@@ -1,4 +1,4 @@
-package plugin
+package backendrpc
 
 import (
 	"context"
@@ -13,20 +13,26 @@ import (
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
 )
 
-// remote is a backend at the other end of a gRPC connection. It has every
+// Remote is a backend at the other end of a gRPC connection. It has every
 // optional interface of the contract: what the backend lacks answers
 // NotImplemented, and Info tells which. The interceptors give errors their kind
 // back.
-type remote struct {
+type Remote struct {
 	rpc backendpb.BackendClient
 }
 
 var (
-	_ backend.Backend       = (*remote)(nil)
-	_ backend.Pauser        = (*remote)(nil)
-	_ backend.ProcessLister = (*remote)(nil)
-	_ backend.Files         = (*remote)(nil)
+	_ backend.Backend       = (*Remote)(nil)
+	_ backend.Pauser        = (*Remote)(nil)
+	_ backend.ProcessLister = (*Remote)(nil)
+	_ backend.Files         = (*Remote)(nil)
 )
+
+// New is the backend at the other end of a connection that was made with
+// DialOptions.
+func New(c grpc.ClientConnInterface) *Remote {
+	return &Remote{rpc: backendpb.NewBackendClient(c)}
+}
 
 func unaryFromWire(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	return errgrpc.ToNative(invoke(ctx, method, req, reply, cc, opts...))
@@ -53,25 +59,25 @@ func native(err error) error {
 	return errgrpc.ToNative(err)
 }
 
-func (r *remote) Info(ctx context.Context) (*backendpb.InfoReply, error) {
+func (r *Remote) Info(ctx context.Context) (*backendpb.InfoReply, error) {
 	return r.rpc.Info(ctx, &backendpb.InfoRequest{})
 }
 
-func (r *remote) Open(ctx context.Context, s *backendpb.Sandbox) error {
+func (r *Remote) Open(ctx context.Context, s *backendpb.Sandbox) error {
 	_, err := r.rpc.Open(ctx, s)
 	return err
 }
 
-func (r *remote) Close(ctx context.Context, id string) error {
+func (r *Remote) Close(ctx context.Context, id string) error {
 	_, err := r.rpc.Close(ctx, &backendpb.SandboxRef{Id: id})
 	return err
 }
 
-func (r *remote) Create(ctx context.Context, c *backendpb.Container) (*backendpb.Status, error) {
+func (r *Remote) Create(ctx context.Context, c *backendpb.Container) (*backendpb.Status, error) {
 	return r.rpc.Create(ctx, c)
 }
 
-func (r *remote) Start(ctx context.Context, p *backendpb.ProcessRef) (*backendpb.Status, error) {
+func (r *Remote) Start(ctx context.Context, p *backendpb.ProcessRef) (*backendpb.Status, error) {
 	st, err := r.rpc.Start(ctx, p)
 	if err != nil {
 		return nil, err
@@ -82,45 +88,45 @@ func (r *remote) Start(ctx context.Context, p *backendpb.ProcessRef) (*backendpb
 	return st, nil
 }
 
-func (r *remote) Exec(ctx context.Context, e *backendpb.ExecSpec) error {
+func (r *Remote) Exec(ctx context.Context, e *backendpb.ExecSpec) error {
 	_, err := r.rpc.Exec(ctx, e)
 	return err
 }
 
-func (r *remote) Resize(ctx context.Context, q *backendpb.ResizeRequest) error {
+func (r *Remote) Resize(ctx context.Context, q *backendpb.ResizeRequest) error {
 	_, err := r.rpc.Resize(ctx, q)
 	return err
 }
 
-func (r *remote) Signal(ctx context.Context, s *backendpb.SignalRequest) error {
+func (r *Remote) Signal(ctx context.Context, s *backendpb.SignalRequest) error {
 	_, err := r.rpc.Signal(ctx, s)
 	return err
 }
 
-func (r *remote) State(ctx context.Context, id string) (*backendpb.ContainerState, error) {
+func (r *Remote) State(ctx context.Context, id string) (*backendpb.ContainerState, error) {
 	return r.rpc.State(ctx, &backendpb.ContainerRef{Id: id})
 }
 
-func (r *remote) List(ctx context.Context) (*backendpb.ListReply, error) {
+func (r *Remote) List(ctx context.Context) (*backendpb.ListReply, error) {
 	return r.rpc.List(ctx, &backendpb.ListRequest{})
 }
 
-func (r *remote) Stats(ctx context.Context, id string) (*backendpb.StatsReply, error) {
+func (r *Remote) Stats(ctx context.Context, id string) (*backendpb.StatsReply, error) {
 	return r.rpc.Stats(ctx, &backendpb.ContainerRef{Id: id})
 }
 
-func (r *remote) Update(ctx context.Context, u *backendpb.UpdateRequest) error {
+func (r *Remote) Update(ctx context.Context, u *backendpb.UpdateRequest) error {
 	_, err := r.rpc.Update(ctx, u)
 	return err
 }
 
-func (r *remote) Delete(ctx context.Context, p *backendpb.ProcessRef) error {
+func (r *Remote) Delete(ctx context.Context, p *backendpb.ProcessRef) error {
 	_, err := r.rpc.Delete(ctx, p)
 	return err
 }
 
 // Events returns once the backend has the subscription.
-func (r *remote) Events(ctx context.Context, after uint64) (backend.EventStream, error) {
+func (r *Remote) Events(ctx context.Context, after uint64) (backend.EventStream, error) {
 	s, err := r.rpc.Events(ctx, &backendpb.EventsRequest{After: after})
 	if err != nil {
 		return nil, err
@@ -130,7 +136,7 @@ func (r *remote) Events(ctx context.Context, after uint64) (backend.EventStream,
 
 // Attach returns once the backend has connected the streams. ctx bounds that
 // wait only; the attachment then lasts until Close or the end of the process.
-func (r *remote) Attach(ctx context.Context, a *backendpb.AttachOpen) (backend.Streams, error) {
+func (r *Remote) Attach(ctx context.Context, a *backendpb.AttachOpen) (backend.Streams, error) {
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, cancel)
 	s, err := r.attach(life, a)
@@ -144,7 +150,7 @@ func (r *remote) Attach(ctx context.Context, a *backendpb.AttachOpen) (backend.S
 	return &streams{s: s, cancel: cancel}, nil
 }
 
-func (r *remote) attach(ctx context.Context, a *backendpb.AttachOpen) (attachClient, error) {
+func (r *Remote) attach(ctx context.Context, a *backendpb.AttachOpen) (attachClient, error) {
 	s, err := r.rpc.Attach(ctx)
 	if err != nil {
 		return nil, err
@@ -205,35 +211,35 @@ func (s *streams) Close() error {
 	return nil
 }
 
-func (r *remote) Pause(ctx context.Context, id string) error {
+func (r *Remote) Pause(ctx context.Context, id string) error {
 	_, err := r.rpc.Pause(ctx, &backendpb.ContainerRef{Id: id})
 	return err
 }
 
-func (r *remote) Resume(ctx context.Context, id string) error {
+func (r *Remote) Resume(ctx context.Context, id string) error {
 	_, err := r.rpc.Resume(ctx, &backendpb.ContainerRef{Id: id})
 	return err
 }
 
-func (r *remote) Processes(ctx context.Context, id string) (*backendpb.ProcessesReply, error) {
+func (r *Remote) Processes(ctx context.Context, id string) (*backendpb.ProcessesReply, error) {
 	return r.rpc.Processes(ctx, &backendpb.ContainerRef{Id: id})
 }
 
-func (r *remote) StatPath(ctx context.Context, q *backendpb.PathRequest) (*backendpb.PathStat, error) {
+func (r *Remote) StatPath(ctx context.Context, q *backendpb.PathRequest) (*backendpb.PathStat, error) {
 	return r.rpc.StatPath(ctx, q)
 }
 
-func (r *remote) Changes(ctx context.Context, t *backendpb.FilesTarget) (*backendpb.ChangesReply, error) {
+func (r *Remote) Changes(ctx context.Context, t *backendpb.FilesTarget) (*backendpb.ChangesReply, error) {
 	return r.rpc.Changes(ctx, t)
 }
 
-func (r *remote) ReadArchive(ctx context.Context, q *backendpb.PathRequest) (io.ReadCloser, error) {
+func (r *Remote) ReadArchive(ctx context.Context, q *backendpb.PathRequest) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	s, err := r.rpc.ReadArchive(ctx, q)
 	return readChunks(s, err, cancel)
 }
 
-func (r *remote) ReadDiff(ctx context.Context, t *backendpb.FilesTarget) (io.ReadCloser, error) {
+func (r *Remote) ReadDiff(ctx context.Context, t *backendpb.FilesTarget) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	s, err := r.rpc.ReadDiff(ctx, t)
 	return readChunks(s, err, cancel)
@@ -266,7 +272,7 @@ func (a *archive) Close() error {
 	return nil
 }
 
-func (r *remote) WriteArchive(ctx context.Context, t *backendpb.WriteTarget, tar io.Reader) error {
+func (r *Remote) WriteArchive(ctx context.Context, t *backendpb.WriteTarget, tar io.Reader) error {
 	// Leaving early, with an error from tar, must also end the backend's side.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -1,4 +1,4 @@
-package plugin
+package backendrpc
 
 import (
 	"context"
@@ -19,6 +19,11 @@ import (
 type server struct {
 	backendpb.UnimplementedBackendServer
 	b backend.Backend
+}
+
+// Register serves b on a server that was made with ServerOptions.
+func Register(s grpc.ServiceRegistrar, b backend.Backend) {
+	backendpb.RegisterBackendServer(s, &server{b: b})
 }
 
 var empty = &backendpb.Empty{}

@@ -1,4 +1,4 @@
-package linux
+package kit
 
 import (
 	"os"
@@ -23,7 +23,7 @@ func TestForgetEarlierBoot(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := forgetEarlierBoot(dir); err != nil {
+		if err := ForgetEarlierBoot(dir, "events"); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := os.Stat(events); (err == nil) != c.kept {

@@ -1,0 +1,223 @@
+package vm
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/caisson-engine/caisson/engine/backend/backendpb"
+	"github.com/caisson-engine/caisson/vmshim/guestpb"
+)
+
+// # From a spec for this host to one for a guest
+//
+// The guest runs the same runtime, so nearly all of a spec means the same there.
+// What names something of this host is either carried over (small files, volumes)
+// or refused with a reason: never left out in silence.
+
+// plan is what a container needs of its machine.
+type plan struct {
+	spec    *specs.Spec // for the guest
+	prepare *guestpb.PrepareRequest
+	volumes []volume // in order of their slots
+	largest int64    // bytes of the largest writable disk
+	memory  int64    // bytes, 0 without a limit
+	cpus    int      // 0 without one
+}
+
+// volume is a disk of its own for a directory of this host that the engine keeps
+// for containers.
+type volume struct {
+	dir      string // of the host
+	readOnly bool
+}
+
+// maxFile bounds one file that is carried over, in bytes.
+const maxFile = 4 << 20
+
+// annotations of a sandbox that begin so are parameters of its network.
+const sysctlPrefix = "caisson.sysctl."
+
+func cutSysctl(key string) (string, bool) {
+	name, ok := strings.CutPrefix(key, sysctlPrefix)
+	return name, ok && strings.HasPrefix(name, "net.")
+}
+
+// defaultSysctls are what any container's network has.
+var defaultSysctls = map[string]string{
+	"net.ipv4.ip_unprivileged_port_start": "0",
+	"net.ipv4.ping_group_range":           "0 2147483647",
+}
+
+func unsupported(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+}
+
+// newPlan translates a container's spec.
+func newPlan(r *backendpb.Container, hasNetwork bool) (*plan, error) {
+	s := &specs.Spec{}
+	if err := json.Unmarshal(r.GetSpec(), s); err != nil {
+		return nil, fmt.Errorf("spec of container %s: %w: %w", r.GetId(), err, errdefs.ErrInvalidArgument)
+	}
+	if s.Process == nil || s.Root == nil && len(r.GetRootfs()) == 0 {
+		return nil, unsupported("spec of container %s: it has no process", r.GetId())
+	}
+	p := &plan{spec: s, prepare: &guestpb.PrepareRequest{Container: r.GetId(), Image: "vda", Scratch: "vdb"}}
+	if s.Hooks != nil {
+		return nil, unsupported("hooks run on the host and are not possible for a container in a virtual machine")
+	}
+	s.Process.ApparmorProfile, s.Process.SelinuxLabel = "", "" // the guest's kernel has neither
+	if err := p.linux(hasNetwork); err != nil {
+		return nil, err
+	}
+	return p, p.mounts(r)
+}
+
+func (p *plan) linux(hasNetwork bool) error {
+	l := p.spec.Linux
+	if l == nil {
+		return unsupported("the spec is none for Linux")
+	}
+	ownNetwork := false
+	l.Namespaces = slices.DeleteFunc(l.Namespaces, func(n specs.LinuxNamespace) bool {
+		ownNetwork = ownNetwork || n.Type == specs.NetworkNamespace
+		return n.Type == specs.NetworkNamespace // the machine's is the container's
+	})
+	if !ownNetwork && !hasNetwork {
+		return unsupported("a container in a virtual machine cannot have the host's network: use a bridge network, or --network none")
+	}
+	for _, n := range l.Namespaces {
+		switch {
+		case n.Path != "":
+			return unsupported("a container in a virtual machine cannot join a namespace of another (%s %s)", n.Type, n.Path)
+		case n.Type == specs.UserNamespace:
+			return unsupported("user namespaces are not possible in a virtual machine, whose users are none of the host's anyway: leave --userns out")
+		}
+	}
+	l.MountLabel, l.CgroupsPath, l.IntelRdt = "", "", nil
+	privileged := l.Resources != nil && len(l.Resources.Devices) == 1 && l.Resources.Devices[0].Allow
+	if len(l.Devices) > 0 && !privileged {
+		return unsupported("devices of the host cannot be given to a virtual machine: leave --device %s out, or run the container at another level", l.Devices[0].Path)
+	}
+	l.Devices = nil // of a privileged container: the host's. It gets the machine's.
+	p.resources(l.Resources)
+	return nil
+}
+
+// resources keeps what holds inside a machine, and says how large it must be.
+func (p *plan) resources(r *specs.LinuxResources) {
+	if r == nil {
+		return
+	}
+	if m := r.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {
+		p.memory = *m.Limit
+	}
+	if c := r.CPU; c != nil {
+		if c.Quota != nil && *c.Quota > 0 {
+			period := int64(100_000)
+			if c.Period != nil && *c.Period > 0 {
+				period = int64(*c.Period)
+			}
+			p.cpus = int((*c.Quota + period - 1) / period)
+		}
+		c.Cpus, c.Mems = "", "" // numbers of the host's
+		c.RealtimePeriod, c.RealtimeRuntime = nil, nil
+	}
+	r.BlockIO, r.HugepageLimits, r.Network, r.Rdma = nil, nil, nil, nil
+}
+
+// mounts replaces what is bound from this host.
+func (p *plan) mounts(r *backendpb.Container) error {
+	var out []specs.Mount
+	for _, m := range p.spec.Mounts {
+		if isBind(m) {
+			var err error
+			if m, err = p.bind(r, m); err != nil {
+				return err
+			}
+		}
+		out = append(out, m)
+	}
+	// The id of the machine's boot is the template's, for all clones.
+	p.spec.Mounts = append(out, specs.Mount{
+		Destination: "/proc/sys/kernel/random/boot_id", Type: "bind", Source: guestpb.BootIDFile, Options: []string{"bind", "ro"},
+	})
+	return nil
+}
+
+func isBind(m specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}
+
+// optionCopyUp is engine/spec's word for a volume that is filled from the image.
+const optionCopyUp = "x-caisson.copyup"
+
+func (p *plan) bind(r *backendpb.Container, m specs.Mount) (specs.Mount, error) {
+	if m.Source == "/dev/shm" {
+		return m, nil // --ipc host: the machine's
+	}
+	fi, err := os.Stat(m.Source)
+	if err != nil {
+		return m, unsupported("mount %s at %s: %v", m.Source, m.Destination, err)
+	}
+	readOnly := slices.Contains(m.Options, "ro")
+	switch {
+	case fi.Mode().IsRegular() && (readOnly || isOurs(r, m)):
+		return p.file(m, fi)
+	case fi.IsDir() && filepath.Base(m.Source) == "_data":
+		return p.volume(m, readOnly)
+	}
+	return m, unsupported("%s cannot be mounted at %s: a container in a virtual machine sees no directory of the host; "+
+		"use a named volume, mount a single file read-only (:ro), or run the container at another level", m.Source, m.Destination)
+}
+
+// isOurs tells a file that the engine made for this container.
+func isOurs(r *backendpb.Container, m specs.Mount) bool {
+	rel, err := filepath.Rel(r.GetStateDir(), m.Source)
+	return err == nil && filepath.IsLocal(rel)
+}
+
+// file carries one over.
+func (p *plan) file(m specs.Mount, fi os.FileInfo) (specs.Mount, error) {
+	if fi.Size() > maxFile {
+		return m, unsupported("%s has more than %d MiB, which is too much to be carried into a virtual machine: use a named volume", m.Source, maxFile>>20)
+	}
+	data, err := os.ReadFile(m.Source)
+	if err != nil {
+		return m, unsupported("mount %s at %s: %v", m.Source, m.Destination, err)
+	}
+	f := &guestpb.File{Name: fmt.Sprintf("f%d", len(p.prepare.Files)), Data: data, Mode: uint32(fi.Mode().Perm())}
+	p.prepare.Files = append(p.prepare.Files, f)
+	m.Source = guestpb.FilePath(p.prepare.GetContainer(), f.GetName())
+	return m, nil
+}
+
+// maxVolumes is how many disks there are for volumes.
+const maxVolumes = 2
+
+// volume gives a container a volume as a disk.
+func (p *plan) volume(m specs.Mount, readOnly bool) (specs.Mount, error) {
+	if len(p.volumes) == maxVolumes {
+		return m, unsupported("a container in a virtual machine has %d volumes at most", maxVolumes)
+	}
+	n := len(p.volumes)
+	v := &guestpb.Volume{Name: fmt.Sprintf("v%d", n), Device: "vd" + string(rune('a'+slotVolumes+n)), ReadOnly: readOnly}
+	p.volumes = append(p.volumes, volume{dir: m.Source, readOnly: readOnly})
+	p.prepare.Volumes = append(p.prepare.Volumes, v)
+	m.Source = guestpb.VolumeDir(p.prepare.GetContainer(), v.GetName())
+	return m, nil
+}
+
+// guestRoot is a container's root filesystem in the guest.
+func guestRoot(id string) []*backendpb.Mount {
+	return []*backendpb.Mount{{
+		Type: "overlay", Source: "overlay",
+		Options: []string{"lowerdir=" + guestpb.ImageDir(id), "upperdir=" + guestpb.UpperDir(id), "workdir=" + guestpb.WorkDir(id)},
+	}}
+}

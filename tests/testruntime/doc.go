@@ -1,0 +1,2 @@
+// Package testruntime provides the OCI runtimes that the tests drive.
+package testruntime
