@@ -118,7 +118,7 @@ func (b *Backend) start(ctx context.Context, o order) (_ *machine, err error) {
 	if err := m.makeGroup(o); err != nil {
 		return nil, err
 	}
-	if err := m.startShim(ctx, o); err != nil {
+	if err := m.startShim(o); err != nil {
 		return nil, err
 	}
 	return m, m.dial()
@@ -164,7 +164,7 @@ func (m *machine) makeGroup(o order) error {
 
 // startShim starts the process with all it needs, and waits until the monitor's
 // process exists.
-func (m *machine) startShim(ctx context.Context, o order) error {
+func (m *machine) startShim(o order) error {
 	var files []*os.File
 	defer func() {
 		for _, f := range files {
@@ -247,7 +247,7 @@ func (m *machine) startShim(ctx context.Context, o order) error {
 
 // run executes the shim.
 func (m *machine) run(files []*os.File) error {
-	cmd := exec.Command(m.b.cfg.ShimPath, m.dir)
+	cmd := exec.CommandContext(context.Background(), m.b.cfg.ShimPath, m.dir) // it outlives every call
 	cmd.Env = []string{"GOMAXPROCS=2", "PATH=" + os.Getenv("PATH")}
 	cmd.ExtraFiles = files
 	log, err := os.OpenFile(filepath.Join(m.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -308,7 +308,7 @@ func (m *machine) listen() (*os.File, error) {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	return l.File()
 }
 

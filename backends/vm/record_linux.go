@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
@@ -45,14 +44,4 @@ func readRecord(path string, m proto.Message) (bool, error) {
 		return false, fmt.Errorf("record %s: %w", path, err)
 	}
 	return true, nil
-}
-
-// removeDir removes the directory of a container or exec: most have a record and
-// nothing else, which is worth not looking what there is.
-func removeDir(dir string) error {
-	_ = unix.Unlink(filepath.Join(dir, recordFile))
-	if err := unix.Rmdir(dir); err == nil || errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	return os.RemoveAll(dir)
 }

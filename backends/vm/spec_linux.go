@@ -155,9 +155,6 @@ func isBind(m specs.Mount) bool {
 	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
-// optionCopyUp is engine/spec's word for a volume that is filled from the image.
-const optionCopyUp = "x-caisson.copyup"
-
 func (p *plan) bind(r *backendpb.Container, m specs.Mount) (specs.Mount, error) {
 	if m.Source == "/dev/shm" {
 		return m, nil // --ipc host: the machine's

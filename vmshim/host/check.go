@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -72,7 +73,7 @@ func (e *guestError) Unwrap() error { return e.kind }
 
 func cleanError(err error) error {
 	var kind error = errdefs.ErrUnknown
-	if i := slices.IndexFunc(kinds, func(k error) bool { return errdefs.Resolve(err) == k }); i >= 0 {
+	if i := slices.IndexFunc(kinds, func(k error) bool { return errors.Is(errdefs.Resolve(err), k) }); i >= 0 {
 		kind = kinds[i]
 	}
 	text := err.Error()

@@ -112,7 +112,7 @@ func launch(c *Config) (*vmm.Launched, error) {
 	cfg := vmm.Config{Shape: c.Shape, Savable: c.Savable, Taps: make([]*os.File, c.Shape.NICs), Jail: vmm.Jail{UID: c.UID, GID: c.GID, FileSize: c.FileSize}}
 	if c.Clone != nil {
 		cfg.Template = &vmm.Template{Key: c.Clone.Key, Memory: inherited(c.Clone.Memory, "memory"), State: inherited(c.Clone.State, "state")}
-		defer cfg.Template.Close()
+		defer func() { _ = cfg.Template.Close() }()
 	}
 	return m.Launch(cfg)
 }
