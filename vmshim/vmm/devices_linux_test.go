@@ -171,7 +171,7 @@ func serve(t testing.TB, ns, addr, text string) {
 // which can be at any time; or they are given at the start.
 func TestNetwork(t *testing.T) {
 	if os.Getenv("CAISSON_SOAK") == "" {
-		t.Skip("known fault: QEMU 7.2 ends by abort about once in ten of these clones with a network; CAISSON_SOAK=1 runs it")
+		t.Skip("known fault: QEMU 7.2 ends by a fault in libc in about one of ten runs of this test, cause unknown; CAISSON_SOAK=1 runs it")
 	}
 	q, shape := setUp(t)
 	tmpl := makeTemplate(t, q, shape)
