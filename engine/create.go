@@ -55,7 +55,7 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 		return none, err
 	}
 	audit.From(ctx).Made(rec.ID, rec.Decision)
-	admitted, err := e.admit(rec)
+	admitted, err := e.admitNew(rec)
 	if err != nil {
 		return none, err
 	}
@@ -109,6 +109,9 @@ func (e *Engine) plan(ctx context.Context, r CreateRequest, img *images.Image) (
 		return nil, err
 	}
 	setLimits(&host, rec.Decision.Set)
+	if err := e.fillDisk(rec); err != nil {
+		return nil, err
+	}
 	host.Isolation, host.Runtime = isolationOf(rec.Decision.Level), rec.Decision.Backend+"/"+rec.Decision.Level
 	if name := logFile(host.LogConfig.Type, id); name != "" {
 		rec.LogPath = filepath.Join(e.dir(id), name)
@@ -228,7 +231,7 @@ func (e *Engine) make(ctx context.Context, c *ctr, img *images.Image) (err error
 
 	var g errgroup.Group
 	g.Go(func() error {
-		_, err := e.cfg.Images.Prepare(ctx, c.id, img, rec.Host.StorageOpt)
+		_, err := e.cfg.Images.Prepare(ctx, c.id, img, e.confine(rec))
 		return err
 	})
 	if err := os.MkdirAll(e.dir(c.id), 0o710); err != nil {

@@ -17,7 +17,9 @@ type ImageService interface {
 	// Prepare makes a writable root filesystem named key on top of the image,
 	// unpacking it first where that was not done, and keeps the image's layers
 	// until Release. It mounts nothing. AlreadyExists if key is taken.
-	Prepare(ctx context.Context, key string, img *images.Image, opts map[string]string) ([]images.Mount, error)
+	// confine, if not nil, is given the directories of the layer before anything
+	// is in them.
+	Prepare(ctx context.Context, key string, img *images.Image, confine func(dirs ...string) error) ([]images.Mount, error)
 	// Mounts returns what Prepare returned.
 	Mounts(ctx context.Context, key string) ([]images.Mount, error)
 	// Release deletes the writable layer. Idempotent.
@@ -34,6 +36,23 @@ type ImageService interface {
 	List(ctx context.Context, o images.ListOptions) ([]*images.Image, error)
 	// DiskUsage is the size in bytes of all blobs and unpacked layers, each counted once.
 	DiskUsage(ctx context.Context) (int64, error)
+}
+
+// Disks is what the engine needs of the file system of the data root;
+// *diskquota.FS is it on Linux.
+type Disks interface {
+	// Problem says why the kernel keeps no limits there; nil if it does. Then
+	// only Measure works.
+	Problem() error
+	// Limit bounds what directories and all that will be made in them take
+	// together, in bytes; 0 lifts the bound. It may be repeated.
+	Limit(bytes int64, dirs ...string) error
+	// Join puts directories under the limit of another one.
+	Join(with string, dirs ...string) error
+	// Used is what everything under the limit of a directory takes.
+	Used(dir string) (int64, error)
+	// Measure adds up what directories take, by looking at every file.
+	Measure(ctx context.Context, dirs ...string) (int64, error)
 }
 
 // Network is what the engine needs of networks; *network.Manager is it.

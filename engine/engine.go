@@ -48,6 +48,7 @@ type Config struct {
 	Launcher Launcher
 	Images   ImageService
 	Network  Network
+	Disks    Disks          // nil: what is taken on disk is neither limited nor measured
 	Policy   *policy.Policy // nil: no policy
 	Defaults Defaults
 	Host     Host
@@ -148,6 +149,9 @@ type Engine struct {
 	quotaMu sync.Mutex                   // guards pending
 	pending map[string]*container.Record // admitted, and not in ctrs yet; by id
 
+	diskMu   sync.Mutex              // guards accounts
+	accounts map[string]*diskAccount // by tenant
+
 	backendMu sync.Mutex // guards the list, not its elements
 	backends  []*isolator
 
@@ -195,7 +199,8 @@ func New(cfg Config) (*Engine, error) {
 		thermal:  spec.ThermalPaths(),
 		defaults: cfg.Defaults, policy: cfg.Policy,
 		execs: map[string]*execution{}, pending: map[string]*container.Record{},
-		ready: make(chan struct{}),
+		accounts: map[string]*diskAccount{},
+		ready:    make(chan struct{}),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	if err := e.load(); err != nil {
@@ -260,6 +265,10 @@ func (e *Engine) Reload(d Defaults, p *policy.Policy) {
 	}
 	e.mu.Unlock()
 	e.reviewed()
+	e.diskMu.Lock()
+	e.accounts = map[string]*diskAccount{}
+	e.diskMu.Unlock()
+	e.spawn(func(context.Context) { e.keepQuotas() })
 }
 
 // settings are what Reload changes, at one moment.

@@ -64,6 +64,7 @@ func (e *Engine) Info(ctx context.Context) (system.Info, error) {
 	if err != nil {
 		return info, err
 	}
+	info.DriverStatus = append(info.DriverStatus, e.diskRow())
 	for _, b := range backends {
 		describe(&info, b)
 	}

@@ -194,7 +194,7 @@ func (e *Engine) reviewed() {
 // usage is what a container counts for in its tenant's quota.
 func usage(rec *container.Record) policy.Quota {
 	r := policy.ResourcesOf(&rec.Host.Resources)
-	q := policy.Quota{Containers: 1, Memory: policy.Bytes(max(r.Memory, 0)), CPUs: max(r.CPUs, 0), Pids: max(r.Pids, 0)}
+	q := policy.Quota{Containers: 1, Memory: policy.Bytes(max(r.Memory, 0)), CPUs: max(r.CPUs, 0), Pids: max(r.Pids, 0), Disk: policy.Bytes(rec.Disk)}
 	for _, b := range rec.Host.PortBindings {
 		q.PublishedPorts += len(b)
 	}
@@ -209,9 +209,9 @@ func usage(rec *container.Record) policy.Quota {
 }
 
 // admit lets a container in under its tenant's quota, where it takes the place
-// of one with the same id. It counts until the caller calls done, by when the
-// index has it.
-func (e *Engine) admit(rec *container.Record) (done func(), err error) {
+// of one with the same id; taken is what the tenant's files take. It counts until
+// the caller calls done, by when the index has it.
+func (e *Engine) admit(rec *container.Record, taken policy.Bytes) (done func(), err error) {
 	_, pol := e.settings()
 	if rec.Tenant == "" {
 		return func() {}, nil
@@ -222,7 +222,9 @@ func (e *Engine) admit(rec *container.Record) (done func(), err error) {
 	}
 	e.quotaMu.Lock()
 	defer e.quotaMu.Unlock()
-	if err := q.Admit(rec.Tenant, e.used(rec.Tenant, rec.ID), usage(rec)); err != nil {
+	have := e.used(rec.Tenant, rec.ID)
+	have.Disk += taken
+	if err := q.Admit(rec.Tenant, have, usage(rec)); err != nil {
 		return nil, err
 	}
 	e.pending[rec.ID] = rec
@@ -257,7 +259,16 @@ func (e *Engine) mayChange(ctx context.Context, rec *container.Record) (done fun
 			return nil, err
 		}
 	}
-	return e.admit(rec)
+	return e.admit(rec, 0)
+}
+
+// admitNew is admit for one that is being made.
+func (e *Engine) admitNew(rec *container.Record) (done func(), err error) {
+	taken, err := e.taken(rec.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	return e.admit(rec, taken)
 }
 
 // Explanation is what Explain answers.
@@ -316,7 +327,7 @@ func (e *Engine) Explain(ctx context.Context, r CreateRequest, as *identity.Iden
 		x.Level, x.Backend, x.Strength, x.Emulated, x.Rule, x.Reason = d.Level, d.Backend, d.Strength, d.Emulated, d.Rule, d.Reason
 		res := policy.ResourcesOf(&rec.Host.Resources)
 		x.Memory, x.CPUs, x.Pids, x.ImageNames = res.Memory, res.CPUs, res.Pids, rec.Names
-		done, err := e.admit(rec)
+		done, err := e.admitNew(rec)
 		if planErr = err; err == nil {
 			done()
 		}
@@ -328,6 +339,8 @@ func (e *Engine) Explain(ctx context.Context, r CreateRequest, as *identity.Iden
 			e.quotaMu.Lock()
 			used := e.used(x.Tenant, "")
 			e.quotaMu.Unlock()
+			taken, _ := e.taken(x.Tenant) // else admission has said what is wrong
+			used.Disk += taken
 			x.Quota, x.Used = &q, &used
 		}
 	}

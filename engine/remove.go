@@ -97,6 +97,7 @@ func (e *Engine) remove(ctx context.Context, c *ctr, volumes bool) (err error) {
 		return fmt.Errorf("cannot remove container %q: its sandbox or network could not be released; the engine's log says why: %w", "/"+rec.Name, errdefs.ErrUnavailable)
 	}
 	e.cfg.Crash("remove.released")
+	e.unconfine(rec)
 	if err := e.cfg.Images.Release(ctx, c.id); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("cannot remove container %q: %w", "/"+rec.Name, err)
 	}

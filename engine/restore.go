@@ -102,6 +102,7 @@ func (e *Engine) Restore(ctx context.Context) error {
 	all := e.ctrs.All()
 	close(e.ready)
 	e.collect(ctx)
+	e.spawn(func(context.Context) { e.keepQuotas() })
 	for _, c := range all {
 		e.resume(c, reboot)
 	}

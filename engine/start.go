@@ -60,6 +60,10 @@ func (e *Engine) start(ctx context.Context, c *ctr, begin func(*container.Status
 	if _, st := c.view(); st.Held {
 		return fmt.Errorf("container %s cannot be started: what its last run held could not be released; the engine's log says why: %w", c.id, errdefs.ErrUnavailable)
 	}
+	rec, _ := c.view()
+	if _, err := e.Room(rec.Tenant); err != nil {
+		return err
+	}
 	if err := e.change(c, func(st *container.Status) error {
 		if err := st.Move(container.Start); err != nil {
 			return err
@@ -79,7 +83,6 @@ func (e *Engine) start(ctx context.Context, c *ctr, begin func(*container.Status
 	}
 	e.cfg.Crash("start.intent")
 
-	rec, _ := c.view()
 	status, err := e.launch(ctx, c, rec)
 	if err != nil {
 		return e.failed(ctx, c, err)

@@ -44,7 +44,7 @@ type house struct {
 	audit string // file
 }
 
-func newHouse(t *testing.T, file string) *house {
+func newHouse(t *testing.T, file string, change ...func(*engine.Config, *enginetest.Launcher)) *house {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: layers are unpacked with their owners")
@@ -57,6 +57,7 @@ func newHouse(t *testing.T, file string) *house {
 		Of:       func(ctx context.Context) string { return identity.From(ctx).Scope() },
 		Shares:   func(name string) bool { return h.e.SharesImage(name) },
 		Registry: func(ctx context.Context, host string) error { return h.e.MayUseRegistry(ctx, host) },
+		Room:     func(scope string) (int64, error) { return h.e.Room(scope) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +71,7 @@ func newHouse(t *testing.T, file string) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.rig = newRig(t, func(c *engine.Config, _ *enginetest.Launcher) { c.Images, c.Policy = img, pol })
+	h.rig = newRig(t, append(change, func(c *engine.Config, _ *enginetest.Launcher) { c.Images, c.Policy = img, pol })...)
 	log, err := audit.Open(h.audit, 0, 0)
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -74,7 +76,16 @@ func TestPull(t *testing.T) {
 		if _, err := s.Prepare(ctx, "c1", img, nil); !errdefs.IsAlreadyExists(err) {
 			t.Errorf("taken key: %v", err)
 		}
-		if _, err := s.Prepare(ctx, "c2", img, map[string]string{"size": "1G"}); !errdefs.IsInvalidArgument(err) {
+		full := fmt.Errorf("no quota: %w", errdefs.ErrResourceExhausted)
+		confine := func(dirs ...string) error {
+			for _, d := range dirs {
+				if in, err := os.ReadDir(d); err != nil || len(in) > 0 {
+					t.Errorf("%s: %v %v", d, in, err)
+				}
+			}
+			return full
+		}
+		if _, err := s.Prepare(ctx, "c2", img, confine); !errors.Is(err, full) {
 			t.Errorf("quota: %v", err)
 		}
 		lowers := strings.Split(strings.TrimPrefix(m[0].Options[0], "lowerdir="), ":")

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -56,21 +55,21 @@ type roots struct {
 // Prepare makes a writable root filesystem named key on top of the image,
 // unpacking it first where that was not done, and keeps the image's layers
 // until Release. It mounts nothing. AlreadyExists if key is taken.
-func (s *Service) Prepare(ctx context.Context, key string, img *Image, opts map[string]string) ([]Mount, error) {
+//
+// confine, if not nil, is given the directories of the layer before anything is
+// in them, to put them under a disk quota.
+func (s *Service) Prepare(ctx context.Context, key string, img *Image, confine func(dirs ...string) error) ([]Mount, error) {
 	if !rootKey.MatchString(key) {
 		return nil, fmt.Errorf("bad name for a root filesystem %q: %w", key, errdefs.ErrInvalidArgument)
-	}
-	if _, ok := opts["size"]; ok {
-		return nil, fmt.Errorf("--storage-opt size is not supported: it needs a file system with project quotas; limit a volume or tmpfs instead: %w", errdefs.ErrInvalidArgument)
-	}
-	if len(opts) > 0 {
-		return nil, fmt.Errorf("unknown storage option %q: %w", slices.Sorted(maps.Keys(opts))[0], errdefs.ErrInvalidArgument)
 	}
 	if err := s.ensureUnpacked(ctx, img.Manifest); err != nil {
 		return nil, err
 	}
 	r := root{Image: img.ID, Manifest: img.Manifest, Chain: img.ChainID}
 	if !s.overlay {
+		if confine != nil {
+			return nil, fmt.Errorf("snapshotter %s cannot limit a root filesystem: %w", s.store.SnapshotterName, errdefs.ErrNotImplemented)
+		}
 		return s.prepareSnapshot(ctx, key, r)
 	}
 	s.roots.mu.Lock()
@@ -81,7 +80,7 @@ func (s *Service) Prepare(ctx context.Context, key string, img *Image, opts map[
 	// From here on Delete sees that the layers are used.
 	s.roots.m[key] = r
 	s.roots.mu.Unlock()
-	m, err := s.prepareDir(ctx, key, r)
+	m, err := s.prepareDir(ctx, key, r, confine)
 	if err != nil {
 		return nil, errors.Join(err, s.Release(ctx, key))
 	}
@@ -90,7 +89,7 @@ func (s *Service) Prepare(ctx context.Context, key string, img *Image, opts map[
 
 // prepareDir makes the directories. The record comes first: what a crash
 // leaves is known by its key in any case.
-func (s *Service) prepareDir(ctx context.Context, key string, r root) ([]Mount, error) {
+func (s *Service) prepareDir(ctx context.Context, key string, r root, confine func(dirs ...string) error) ([]Mount, error) {
 	c, err := s.catalog(ctx)
 	if err != nil {
 		return nil, err
@@ -112,6 +111,11 @@ func (s *Service) prepareDir(ctx context.Context, key string, r root) ([]Mount, 
 	}
 	if err == nil {
 		err = os.Mkdir(filepath.Join(dir, "upper"), 0o755)
+	}
+	if err == nil && confine != nil {
+		// Not dir itself, which is renamed when it goes: a kernel that keeps quotas
+		// moves nothing from one to another.
+		err = confine(filepath.Join(dir, "upper"), filepath.Join(dir, "work"))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make root filesystem: %w", err)

@@ -42,6 +42,8 @@ type Config struct {
 	MaxConcurrentDownloads int
 	// Limits bound what a hostile image can take; zero fields have defaults.
 	Limits Limits
+	// Room is how many bytes the store may still take; nil: as many as there are.
+	Room func() int64
 	// Owner tells whose image a request makes; nil: nobody's.
 	Owner func(context.Context) string
 	// UserAgent is what registries see; "": "caisson".
@@ -152,6 +154,9 @@ func (s *Service) budget() *unpack.Budget {
 	n := s.cfg.Limits.Unpacked
 	if free, err := freeDisk(s.cfg.Root); err == nil && (n == 0 || free/10*9 < n) {
 		n = free / 10 * 9
+	}
+	if s.cfg.Room != nil {
+		n = min(n, s.cfg.Room())
 	}
 	return unpack.NewBudget(n)
 }

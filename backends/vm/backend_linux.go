@@ -11,6 +11,7 @@ import (
 	"regexp"
 	goruntime "runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -178,6 +179,7 @@ func (b *Backend) endTransient() error {
 // Info is backend.Backend.
 func (b *Backend) Info(context.Context) (*backendpb.InfoReply, error) {
 	facts, warnings := b.host.describe()
+	facts = append(facts, &backendpb.Fact{Key: "disk", Value: strconv.FormatInt(b.cfg.Options.Disk, 10)})
 	r := &backendpb.InfoReply{
 		Name: Name, Version: b.cfg.Version, Os: "linux", Arch: goruntime.GOARCH,
 		Levels:       []*backendpb.Level{{Name: LevelVM, Strength: backend.StrengthVM}},

@@ -52,6 +52,9 @@ var policyCheckCommand = command{
 				fmt.Fprint(a.out, "; no tenants, admins or others: everyone who reaches the socket is an admin")
 			}
 			fmt.Fprintln(a.out)
+			if p.LimitsDisk() {
+				fmt.Fprintln(a.out, "disk quotas: kept by the kernel where the data root's file system has project quotas, else measured; `caisson info` says which")
+			}
 			for _, w := range p.Warnings() {
 				fmt.Fprintln(a.out, "WARNING:", w)
 			}
@@ -186,6 +189,7 @@ func amounts(q client.Quota) string {
 	add(q.CPUs, "cpus", strconv.FormatFloat(q.CPUs, 'f', -1, 64))
 	add(float64(q.Pids), "pids", strconv.FormatInt(q.Pids, 10))
 	add(float64(q.PublishedPorts), "published ports", strconv.Itoa(q.PublishedPorts))
+	add(float64(q.Disk), "disk", units.BytesSize(float64(q.Disk)))
 	return strings.Join(out, ", ")
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/caisson-engine/caisson/engine"
 	"github.com/caisson-engine/caisson/engine/network"
 	"github.com/caisson-engine/caisson/engine/spec"
+	"github.com/caisson-engine/caisson/platform_linux/diskquota"
 	"github.com/caisson-engine/caisson/platform_linux/hostnet"
 	"github.com/caisson-engine/caisson/platform_linux/keeper"
 )
@@ -27,6 +28,7 @@ type platform struct {
 	bootID  string
 	network *network.Manager
 	devices spec.Devices
+	disks   engine.Disks
 	adopt   func(*launcher)
 	retire  func()
 	close   func() error
@@ -47,6 +49,7 @@ func newPlatform(c *config, log *slog.Logger) (*platform, error) {
 		devices: devices{},
 		bootID:  firstLine("/proc/sys/kernel/random/boot_id"),
 		network: net,
+		disks:   diskquota.Open(c.DataRoot),
 		close:   net.Close,
 	}
 	var mu sync.Mutex

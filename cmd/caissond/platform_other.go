@@ -18,6 +18,7 @@ type platform struct {
 	bootID  string
 	network *network.Manager
 	devices spec.Devices
+	disks   engine.Disks
 	adopt   func(*launcher)
 	retire  func()
 	close   func() error

@@ -87,6 +87,7 @@ func wire(ctx context.Context, c *config, log *slog.Logger, level slog.Level) (_
 		// Nobody asks before there is an engine.
 		Shares:   func(name string) bool { return p.engine.SharesImage(name) },
 		Registry: func(ctx context.Context, host string) error { return p.engine.MayUseRegistry(ctx, host) },
+		Room:     func(scope string) (int64, error) { return p.engine.Room(scope) },
 		Log:      log,
 	})
 	if err != nil {
@@ -113,6 +114,7 @@ func wire(ctx context.Context, c *config, log *slog.Logger, level slog.Level) (_
 		Launcher: launcher,
 		Images:   p.images,
 		Network:  sys.network,
+		Disks:    sys.disks,
 		Policy:   pol,
 		Defaults: def,
 		Host:     sys.host,

@@ -88,6 +88,7 @@ type Quota struct {
 	CPUs           float64
 	Pids           int64
 	PublishedPorts int
+	Disk           int64
 }
 
 // Explanation is what a Caisson engine's policy says of a container.

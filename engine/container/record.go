@@ -51,6 +51,8 @@ type Record struct {
 	Decision policy.Decision `json:"decision"`
 	Mounts   []volume.Mount  `json:"mounts,omitempty"`
 	LogPath  string          `json:"log_path,omitempty"` // "" if the driver has no file
+	// Disk is how many bytes of the disk it has for itself, which count in full.
+	Disk int64 `json:"disk,omitempty"`
 }
 
 // Status is the part that changes as the container runs; it is written often

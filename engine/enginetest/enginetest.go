@@ -72,7 +72,7 @@ func (s *Images) Get(_ context.Context, ref string, _ *ocispec.Platform) (*image
 }
 
 // Prepare makes a root.
-func (s *Images) Prepare(_ context.Context, key string, _ *images.Image, _ map[string]string) ([]images.Mount, error) {
+func (s *Images) Prepare(_ context.Context, key string, _ *images.Image, confine func(dirs ...string) error) ([]images.Mount, error) {
 	if err := s.fail("Prepare"); err != nil {
 		return nil, err
 	}
@@ -85,6 +85,11 @@ func (s *Images) Prepare(_ context.Context, key string, _ *images.Image, _ map[s
 	}
 	if err != nil {
 		return nil, err
+	}
+	if confine != nil {
+		if err := confine(filepath.Join(s.Dir, key)); err != nil {
+			return nil, errors.Join(err, f.Close(), os.Remove(filepath.Join(s.Dir, key)))
+		}
 	}
 	return []images.Mount{{Type: "overlay", Source: "overlay"}}, f.Close()
 }

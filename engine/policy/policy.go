@@ -256,6 +256,12 @@ func (p *Policy) Warnings() []string {
 	return out
 }
 
+// LimitsDisk tells whether any tenant has a disk quota.
+func (p *Policy) LimitsDisk() bool {
+	return p.Others != nil && p.Others.Quota.Disk > 0 ||
+		slices.ContainsFunc(p.Tenants, func(t Tenant) bool { return t.Quota.Disk > 0 })
+}
+
 // Rule finds a rule by name.
 func (p *Policy) Rule(name string) *Rule {
 	i := slices.IndexFunc(p.Rules, func(r Rule) bool { return r.Name == name })

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -45,13 +46,15 @@ type Others struct {
 }
 
 // Quota bounds what the containers of one tenant may have in sum, those that do
-// not run included. Zero is no bound.
+// not run included, and what all that it has takes on disk. Zero is no bound.
 type Quota struct {
 	Containers     int     `yaml:"containers" json:",omitempty"`
 	Memory         Bytes   `yaml:"memory" json:",omitempty"`
 	CPUs           float64 `yaml:"cpus" json:",omitempty"`
 	Pids           int64   `yaml:"pids" json:",omitempty"`
 	PublishedPorts int     `yaml:"published_ports" json:",omitempty"`
+	// Disk is what images, writable layers and volumes take.
+	Disk Bytes `yaml:"disk" json:",omitempty"`
 }
 
 func (q Quota) check() string {
@@ -66,7 +69,7 @@ func (q Quota) Zero() bool { return q == Quota{} }
 
 // Add is the sum of two amounts.
 func (q Quota) Add(o Quota) Quota {
-	return Quota{q.Containers + o.Containers, q.Memory + o.Memory, q.CPUs + o.CPUs, q.Pids + o.Pids, q.PublishedPorts + o.PublishedPorts}
+	return Quota{q.Containers + o.Containers, q.Memory + o.Memory, q.CPUs + o.CPUs, q.Pids + o.Pids, q.PublishedPorts + o.PublishedPorts, q.Disk + o.Disk}
 }
 
 // slack forgives sums of processors what binary fractions add.
@@ -100,8 +103,19 @@ func (q Quota) Admit(tenant string, have, more Quota) error {
 		return over("processes", " (--pids-limit)", q.Pids, have.Pids, more.Pids)
 	case q.PublishedPorts > 0 && sum.PublishedPorts > q.PublishedPorts:
 		return over("published ports", "", q.PublishedPorts, have.PublishedPorts, more.PublishedPorts)
+	case q.Disk > 0 && (have.Disk >= q.Disk || sum.Disk > q.Disk):
+		return refusal("quota", "policy: quota of tenant %s: disk: %v allowed, %v in use%s: remove images, containers or volumes, or have the host's owner raise the quota: %w",
+			tenant, q.Disk, have.Disk, askedDisk(more.Disk), errdefs.ErrPermissionDenied)
 	}
 	return nil
+}
+
+// askedDisk says how much more was asked for, where that is known.
+func askedDisk(b Bytes) string {
+	if b == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %v asked for", b)
 }
 
 // Tenancy tells whether the file knows anything of who clients are. If not, all

@@ -31,14 +31,14 @@ func (l *List) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// Bytes is an amount of memory: a number with or without a unit, as 512m.
+// Bytes is an amount of memory or disk: a number with or without a unit, as 512m.
 type Bytes int64
 
 // UnmarshalYAML reads it.
 func (b *Bytes) UnmarshalYAML(n *yaml.Node) error {
 	v, err := units.RAMInBytes(n.Value)
 	if n.Kind != yaml.ScalarNode || err != nil || v < 0 {
-		return fmt.Errorf("line %d: want an amount of memory such as 512m or 2g, not %q", n.Line, n.Value)
+		return fmt.Errorf("line %d: want an amount such as 512m or 2g, not %q", n.Line, n.Value)
 	}
 	*b = Bytes(v)
 	return nil

@@ -17,7 +17,7 @@ func (s *Service) Pull(ctx context.Context, o images.PullOptions, p images.Progr
 	if err := s.cfg.Registry(ctx, images.RegistryOf(o.Ref)); err != nil {
 		return nil, err
 	}
-	st, scope, err := s.own(ctx)
+	st, scope, err := s.ownToFill(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func (s *Service) Push(ctx context.Context, o images.PushOptions, p images.Progr
 
 // Load stores an archive's images in the client's store; see images.Service.
 func (s *Service) Load(ctx context.Context, r io.Reader, platform *ocispec.Platform, p images.Progress) ([]images.Loaded, error) {
-	st, _, err := s.own(ctx)
+	st, _, err := s.ownToFill(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (s *Service) Load(ctx context.Context, r io.Reader, platform *ocispec.Platf
 
 // Import makes an image in the client's store; see images.Service.
 func (s *Service) Import(ctx context.Context, r io.Reader, o images.ImportOptions) (*images.Image, error) {
-	st, scope, err := s.own(ctx)
+	st, scope, err := s.ownToFill(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +103,9 @@ func (s *Service) Tag(ctx context.Context, src, dst string) error {
 	if err != nil || other == st && img.Store == scope {
 		return st.Tag(ctx, src, dst) // which says what is wrong
 	}
+	if _, err := s.cfg.Room(scope); err != nil {
+		return err
+	}
 	if err := s.copy(ctx, other, st, img.ID); err != nil {
 		return err
 	}
@@ -133,7 +136,7 @@ func (s *Service) copy(ctx context.Context, from, to *images.Service, id digest.
 // base is copied if it is shared; what an admin commits of a tenant's image goes
 // into the tenant's.
 func (s *Service) Commit(ctx context.Context, o images.CommitOptions, layer io.Reader) (*images.Image, error) {
-	st, scope, err := s.own(ctx)
+	st, scope, err := s.ownToFill(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -241,7 +244,7 @@ func (s *Service) rootStore(ctx context.Context, key string) (*images.Service, e
 }
 
 // Prepare makes a writable layer on an image, beside it; see images.Service.
-func (s *Service) Prepare(ctx context.Context, key string, img *images.Image, opts map[string]string) ([]images.Mount, error) {
+func (s *Service) Prepare(ctx context.Context, key string, img *images.Image, confine func(dirs ...string) error) ([]images.Mount, error) {
 	st, err := s.store(ctx, img.Store)
 	if err != nil {
 		return nil, err
@@ -257,7 +260,7 @@ func (s *Service) Prepare(ctx context.Context, key string, img *images.Image, op
 			return nil, fmt.Errorf("root filesystem %s: %w", key, errdefs.ErrAlreadyExists)
 		}
 	}
-	m, err := st.Prepare(ctx, key, img, opts)
+	m, err := st.Prepare(ctx, key, img, confine)
 	if err != nil && img.Store != "" {
 		s.forget(key)
 	}

@@ -24,6 +24,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -52,7 +53,9 @@ type Config struct {
 	Shares func(name string) bool
 	// Registry says whether a request may speak to a registry, host[:port]; nil: always.
 	Registry func(ctx context.Context, host string) error
-	Log      *slog.Logger // nil discards
+	// Room is how many bytes more a scope may store, or why none; nil: any number.
+	Room func(scope string) (int64, error)
+	Log  *slog.Logger // nil discards
 }
 
 // Service is all stores. It has the methods of images.Service, and is safe for
@@ -84,6 +87,9 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	}
 	if s.cfg.Registry == nil {
 		s.cfg.Registry = func(context.Context, string) error { return nil }
+	}
+	if s.cfg.Room == nil {
+		s.cfg.Room = func(string) (int64, error) { return math.MaxInt64, nil }
 	}
 	// Closed to users of the host, who may be other tenants.
 	err := os.MkdirAll(c.Root, 0o710)
@@ -177,6 +183,10 @@ func (s *Service) store(ctx context.Context, scope string) (*images.Service, err
 	}
 	c := s.cfg.Host
 	c.Root = s.path(scope)
+	c.Room = func() int64 {
+		n, _ := s.cfg.Room(scope) // 0 with an error
+		return n
+	}
 	st, err := images.New(context.WithoutCancel(ctx), c)
 	if err != nil {
 		return nil, fmt.Errorf("open the images of a tenant: %w", err)
@@ -195,6 +205,14 @@ func (s *Service) own(ctx context.Context) (*images.Service, string, error) {
 	scope := s.cfg.Of(ctx)
 	st, err := s.store(ctx, scope)
 	return st, scope, err
+}
+
+// ownToFill is own for what stores more.
+func (s *Service) ownToFill(ctx context.Context) (*images.Service, string, error) {
+	if _, err := s.cfg.Room(s.cfg.Of(ctx)); err != nil {
+		return nil, "", err
+	}
+	return s.own(ctx)
 }
 
 // EnsureBuiltin offers an image to everybody; see images.Service.

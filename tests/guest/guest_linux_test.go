@@ -30,6 +30,7 @@ var programs = []program{
 	{pkg: "platform_linux/rootfs"},
 	{pkg: "platform_linux/runtime", skip: "TestUserNamespace", why: noMappedLayers},
 	{pkg: "platform_linux/keeper"},
+	{pkg: "platform_linux/diskquota"},
 	{pkg: "platform_linux/hostnet"},
 	{pkg: "backends/linux"},
 	{pkg: "tests/cli", run: "Scenarios", skip: "TestScenarios/.*/user_namespace", why: noMappedLayers},

@@ -128,7 +128,7 @@ func initrd(t *testing.T, k kernel) {
 	dir := t.TempDir()
 	busybox(t, filepath.Join(dir, "bin"), "sh", "mount", "insmod", "switch_root", "sleep")
 	var load strings.Builder
-	for _, file := range k.needed(t, "virtio_pci", "virtio_blk") {
+	for _, file := range k.needed(t, "virtio_pci", "virtio_blk", "quota_v2") {
 		to := filepath.Base(file)
 		copyFile(t, filepath.Join(k.modules, file), filepath.Join(dir, to), 0o644)
 		fmt.Fprintf(&load, "insmod /%s\n", to)
@@ -137,7 +137,7 @@ func initrd(t *testing.T, k kernel) {
 mount -t devtmpfs dev /dev
 `+load.String()+`
 until [ -b /dev/vda ]; do sleep 0.1; done
-mount -t ext4 /dev/vda /root
+mount -t ext4 -o prjquota /dev/vda /root
 mount --move /dev /root/dev
 exec switch_root /root /init
 `)
@@ -251,7 +251,7 @@ poweroff -f
 	if err := os.Truncate(disk, 4<<30); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1,root_owner=0:0", "-d", root, disk)
+	run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal,quota,project", "-E", "lazy_itable_init=1,root_owner=0:0,quotatype=prjquota", "-d", root, disk)
 	return present
 }
 

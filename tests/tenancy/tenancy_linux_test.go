@@ -248,3 +248,33 @@ func TestOthersAreDenied(t *testing.T) {
 		}
 	}
 }
+
+// What a tenant's images, containers and volumes take is counted, and over its
+// quota nothing new begins: where the file system keeps quotas it cannot write on,
+// and elsewhere it is found out at the next request.
+func TestDiskQuota(t *testing.T) {
+	h := start(t, "tenants: [{name: ada, uids: [61001], registries: [\"*\"], quota: {disk: 30m}}, {name: bob, uids: [61002]}]\nshared_images: [busybox]\n")
+	kept := strings.Contains(h.Must("info", "--format", "{{.DriverStatus}}"), "[Disk quotas kept by the kernel")
+	h.must(ada, "run", "--rm", "-v", "data:/data", "busybox", "dd", "if=/dev/zero", "of=/data/file", "bs=1M", "count=20")
+	if r := h.as(ada, "caisson", "run", "--name", "full", "busybox", "dd", "if=/dev/zero", "of=/file", "bs=1M", "count=20"); (r.Code != 0) != kept {
+		t.Errorf("kept by the kernel: %v; %s", kept, r)
+	}
+	h.Until("the quota is known to be used up", func() bool {
+		r := h.as(ada, "caisson", "run", "--rm", "busybox", "true")
+		return r.Code == 125 && strings.Contains(r.Stderr, "quota of tenant ada: disk: 30m allowed")
+	})
+	for _, args := range []string{"start full", "create busybox", "pull 127.0.0.1:1/none", "tag busybox mine"} {
+		if r := h.as(ada, "caisson", strings.Fields(args)...); r.Code == 0 || !strings.Contains(r.Stderr, "disk: 30m allowed") {
+			t.Errorf("%s: %s", args, r)
+		}
+	}
+	h.must(bob, "run", "--rm", "busybox", "true")
+	h.must(ada, "rm", "full")
+	h.Until("there is room again", func() bool { return h.as(ada, "caisson", "run", "--rm", "busybox", "true").Code == 0 })
+	if !kept {
+		r := h.as(ada, "caisson", "run", "--rm", "--storage-opt", "size=1m", "busybox", "true")
+		if r.Code != 125 || !strings.Contains(r.Stderr, "has no project quotas") {
+			t.Errorf("%s", r)
+		}
+	}
+}
