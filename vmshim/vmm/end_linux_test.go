@@ -70,6 +70,27 @@ func TestEnds(t *testing.T) {
 	}
 }
 
+// A monitor that crashes is told from one that was killed, with what it said. Here its
+// guest's memory is taken away.
+func TestCrash(t *testing.T) {
+	q, shape := setUp(t)
+	m := start(t, q, Config{Shape: shape, Savable: true, Jail: testJail()}).(*machine)
+	newAgent(m).must(t, "pong", "ping")
+	const words = "hw/net.c:1: send: Assertion `sent' failed."
+	if _, err := m.stderr.Write([]byte("qemu:\n" + words + "\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.memory.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	err := ended(t, m)
+	var exit *Exit
+	if !errors.As(err, &exit) || exit.Reason != Failed || exit.Signal != syscall.SIGBUS || !strings.HasSuffix(exit.Error(), words) {
+		t.Errorf("ended with %#v (%v)", err, err)
+	}
+	t.Log(err)
+}
+
 // parent launches what its standard input describes, says which process that is,
 // and waits for its own end.
 func parent() {

@@ -19,7 +19,7 @@ type Exit struct {
 	// Detail is one line: the panic's message, the monitor's last words. It may
 	// come from the guest and is cut and cleaned.
 	Detail string
-	// Signal that ended the monitor, for Signalled.
+	// Signal that ended the monitor: always for Signalled; for Failed if it crashed.
 	Signal syscall.Signal
 }
 
@@ -35,7 +35,7 @@ const (
 	// Signalled: somebody killed the monitor; SIGKILL is most often the host's
 	// out-of-memory killer, which the cgroup's counters tell.
 	Signalled Reason = "signalled"
-	// Failed: the monitor ended with an error of its own.
+	// Failed: the monitor ended with an error of its own, or crashed.
 	Failed Reason = "monitor-failed"
 )
 
@@ -50,6 +50,9 @@ func (e *Exit) Error() string {
 		fmt.Fprintf(&b, "the virtual machine's process was killed by %v", e.Signal)
 	default:
 		b.WriteString("the virtual machine monitor failed")
+		if e.Signal != 0 {
+			fmt.Fprintf(&b, " (%v)", e.Signal)
+		}
 	}
 	if e.Detail != "" {
 		b.WriteString(": ")

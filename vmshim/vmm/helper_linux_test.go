@@ -149,10 +149,28 @@ func within(t testing.TB, d time.Duration) context.Context {
 	return ctx
 }
 
+// launch is Launch on a thread that stays until the end of the test: a test's own
+// thread may have ended by then, after it was in another network namespace, and its
+// machines with it.
+func launch(t testing.TB, q *QEMU, c Config) (l *Launched, err error) {
+	t.Helper()
+	launched, stop := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(stop) })
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		l, err = q.Launch(c)
+		close(launched)
+		<-stop
+	}()
+	<-launched
+	return l, err
+}
+
 // start launches and attaches, and kills at the end of the test.
 func start(t testing.TB, q *QEMU, c Config) Machine {
 	t.Helper()
-	l, err := q.Launch(c)
+	l, err := launch(t, q, c)
 	if err != nil {
 		t.Fatal(err)
 	}

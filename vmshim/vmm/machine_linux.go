@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -264,7 +265,11 @@ func (m *machine) reap() {
 // why reads what the dead left: its status, its last event, its console.
 func (m *machine) why(status syscall.WaitStatus) error {
 	if status.Signaled() {
-		return &Exit{Reason: Signalled, Signal: status.Signal(), Detail: lastLine(m.stderr.String())}
+		reason := Signalled
+		if slices.Contains(faults, status.Signal()) {
+			reason = Failed
+		}
+		return &Exit{Reason: reason, Signal: status.Signal(), Detail: lastLine(m.stderr.String())}
 	}
 	if _, ok := m.qmp.event("SHUTDOWN"); ok {
 		if text, ok := panicMessage(m.console.String()); ok {
@@ -273,6 +278,13 @@ func (m *machine) why(status syscall.WaitStatus) error {
 		return &Exit{Reason: GuestShutdown}
 	}
 	return &Exit{Reason: Failed, Detail: lastLine(m.stderr.String())}
+}
+
+// faults are signals that a process brings upon itself; nobody else can send them to
+// the first process of a pid namespace. One that aborts there ends by the first of
+// them: it can not send itself SIGABRT, and stumbles.
+var faults = []syscall.Signal{
+	syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGBUS, syscall.SIGILL, syscall.SIGFPE, syscall.SIGTRAP, syscall.SIGSYS,
 }
 
 // panicMessage finds what the kernel said when it gave up.
@@ -337,9 +349,27 @@ func (m *machine) Save(ctx context.Context) (_ *Template, err error) {
 		return nil, err
 	}
 	for _, f := range []*os.File{m.memory, state} {
-		if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
+		if err := seal(ctx, f); err != nil {
 			return nil, fmt.Errorf("seal: %w", err)
 		}
 	}
 	return &Template{Key: m.key, Memory: m.memory, State: state}, nil
+}
+
+// seal makes a memory file one that nobody can change any more. The kernel refuses
+// while it still holds a page itself, which can last a moment longer than the process
+// that wrote it.
+func seal(ctx context.Context, f *os.File) error {
+	const all = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	for {
+		_, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, all)
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }

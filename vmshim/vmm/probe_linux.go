@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -83,6 +84,9 @@ func (q *QEMU) bootProbe(ctx context.Context, shape Shape, o ProbeOptions) error
 	}
 	timeout, cancel := context.WithTimeout(ctx, probeWall*o.Timeout)
 	defer cancel()
+	// The probe guest would die with this thread, if another user of it ended it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	l, err := q.Launch(Config{Shape: shape, Jail: o.Jail})
 	if err != nil {
 		return err
