@@ -52,7 +52,8 @@ func (e *Engine) filesOf(ctx context.Context, ref string) (*files, error) {
 		Container: rec.ID, Level: rec.Decision.Level, Rootfs: pbMounts(root), StateDir: e.dir(rec.ID),
 	}}
 	for _, m := range rec.Mounts {
-		if m.Type == mount.TypeBind || m.Type == mount.TypeVolume {
+		// What is mounted only while it runs is not there for one that does not.
+		if m.Type == mount.TypeBind || m.Type == mount.TypeVolume && m.Subpath == "" && m.DriverOpts["type"] == "" {
 			f.target.Mounts = append(f.target.Mounts, &backendpb.Mount{Type: "bind", Source: m.Source, Target: m.Destination, Options: access(m.ReadOnly)})
 		}
 	}

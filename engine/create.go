@@ -28,6 +28,7 @@ import (
 // The root and the directory bear the container's id.
 type creation struct {
 	Volumes []string `json:"volumes,omitempty"` // anonymous ones
+	Images  []string `json:"images,omitempty"`  // keys of the layers of image mounts
 	Tenant  string   `json:"tenant,omitempty"`  // whose they are
 }
 
@@ -64,6 +65,7 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 	if err := e.name(rec, r.Name); err != nil {
 		return none, err
 	}
+	defer e.unclaim(c.id)
 	if err := e.make(ctx, c, img); err != nil {
 		e.ctrs.Unreserve(rec.Tenant, rec.Name, rec.ID)
 		return none, err
@@ -158,6 +160,9 @@ func (e *Engine) fillMounts(ctx context.Context, rec *container.Record) error {
 		}
 		drec, _ := donor.view()
 		for _, m := range drec.Mounts {
+			if m.Type == mount.TypeImage {
+				continue // its layers go with the donor
+			}
 			m.ReadOnly = m.ReadOnly || ro
 			m.Anonymous = false // it is the donor's
 			req.From = append(req.From, m)
@@ -168,9 +173,16 @@ func (e *Engine) fillMounts(ctx context.Context, rec *container.Record) error {
 		return err
 	}
 	for i := range rec.Mounts {
-		// A volume that came from a donor stays its tenant's.
-		if m := &rec.Mounts[i]; m.Type == mount.TypeVolume && m.Source == "" {
+		m := &rec.Mounts[i]
+		switch {
+		case m.Type == mount.TypeVolume && m.Source == "": // one of a donor's stays its tenant's
 			m.Tenant = rec.Tenant
+			err = e.planVolume(m)
+		case m.Type == mount.TypeImage:
+			err = e.planImage(ctx, m, fmt.Sprintf("%s.mount%d", rec.ID, i))
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -214,6 +226,9 @@ func (e *Engine) make(ctx context.Context, c *ctr, img *images.Image) (err error
 		if m.Anonymous {
 			intent.Volumes = append(intent.Volumes, m.Name)
 		}
+		if m.Image != "" {
+			intent.Images = append(intent.Images, m.Image)
+		}
 	}
 	op, err := put(keyCreate+c.id, intent)
 	if err != nil {
@@ -239,11 +254,9 @@ func (e *Engine) make(ctx context.Context, c *ctr, img *images.Image) (err error
 		_ = g.Wait()
 		return err
 	}
-	for i := range rec.Mounts {
-		if err := e.volumes(rec.Mounts[i].Tenant).Ensure(&rec.Mounts[i]); err != nil {
-			_ = g.Wait()
-			return err
-		}
+	if err := e.makeMounts(ctx, rec); err != nil {
+		_ = g.Wait()
+		return err
 	}
 	if err := g.Wait(); err != nil {
 		return err
@@ -278,8 +291,14 @@ func (e *Engine) unmake(id string, intent creation) {
 		e.log.Error("cannot collect the directory of a container that was not made", "container", id, "error", err)
 		return
 	}
+	for _, key := range intent.Images {
+		if err := e.cfg.Images.Release(ctx, key); err != nil && !errdefs.IsNotFound(err) {
+			e.log.Error("cannot collect an image's mount of a container that was not made", "container", id, "error", err)
+			return
+		}
+	}
 	for _, v := range intent.Volumes {
-		if err := e.volumes(intent.Tenant).Remove(v); err != nil {
+		if err := e.dropAnonymous(volumeKey{intent.Tenant, v}, id); err != nil {
 			e.log.Error("cannot collect a volume of a container that was not made", "container", id, "error", err)
 			return
 		}

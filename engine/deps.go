@@ -8,6 +8,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/caisson-engine/caisson/engine/network"
+	"github.com/caisson-engine/caisson/engine/volume"
 	"github.com/caisson-engine/caisson/images"
 )
 
@@ -53,6 +54,23 @@ type Disks interface {
 	Used(dir string) (int64, error)
 	// Measure adds up what directories take, by looking at every file.
 	Measure(ctx context.Context, dirs ...string) (int64, error)
+}
+
+// Mounts is what the engine needs of the host to mount what backends cannot find
+// as a path; *volmount.Host is it on Linux.
+type Mounts interface {
+	// Mount mounts a device at a directory, made if it is not there. One that is
+	// mounted already stays.
+	Mount(dir string, d volume.Device) error
+	// Part makes dir what is at a path inside root. Links are followed inside root
+	// only, whatever is changed there meanwhile.
+	Part(root, path, dir string) error
+	// Unmount is the reverse of both, however often they were done. Idempotent.
+	Unmount(dir string) error
+	// Pack is a tar of what is in a directory; Unpack extracts one there, with
+	// device nodes only if devices says so.
+	Pack(dir string) (io.ReadCloser, error)
+	Unpack(dir string, tar io.Reader, devices bool) error
 }
 
 // Network is what the engine needs of networks; *network.Manager is it.

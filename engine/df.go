@@ -6,7 +6,7 @@ import (
 	"github.com/caisson-engine/caisson/images"
 )
 
-// DiskUsage tells what images and containers take on disk.
+// DiskUsage tells what images, containers and volumes take on disk.
 func (e *Engine) DiskUsage(ctx context.Context) (DiskUsage, error) {
 	if err := e.await(ctx); err != nil {
 		return DiskUsage{}, err
@@ -23,5 +23,9 @@ func (e *Engine) DiskUsage(ctx context.Context) (DiskUsage, error) {
 	if err != nil {
 		return DiskUsage{}, err
 	}
-	return DiskUsage{Images: list, LayersSize: size, Containers: ctrs}, nil
+	vols, err := e.volumeUsage(ctx)
+	if err != nil {
+		return DiskUsage{}, err
+	}
+	return DiskUsage{Images: list, LayersSize: size, Containers: ctrs, Volumes: vols}, nil
 }

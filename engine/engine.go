@@ -1,7 +1,7 @@
 // Package engine is the neutral core: it keeps the records of containers and
 // carries out the verbs of the API on images, networks and backends, one verb a
-// file. It isolates nothing, mounts nothing and knows no operating system; what
-// a host can do is injected.
+// file. It isolates nothing and knows no operating system; what a host can do is
+// injected.
 //
 // # The life of a container
 //
@@ -49,6 +49,7 @@ type Config struct {
 	Images   ImageService
 	Network  Network
 	Disks    Disks          // nil: what is taken on disk is neither limited nor measured
+	Mounts   Mounts         // nil: only paths of the host are mounted
 	Policy   *policy.Policy // nil: no policy
 	Defaults Defaults
 	Host     Host
@@ -149,6 +150,8 @@ type Engine struct {
 	quotaMu sync.Mutex                   // guards pending
 	pending map[string]*container.Record // admitted, and not in ctrs yet; by id
 
+	vols volumes
+
 	diskMu   sync.Mutex              // guards accounts
 	accounts map[string]*diskAccount // by tenant
 
@@ -171,6 +174,7 @@ const (
 	keyUpdate  = "u/"   // + container id: an update under way
 	keyExec    = "x/"   // + exec id: execRecord
 	keyBackend = "b/"   // + backend name: cursor
+	keyVolume  = "v/"   // + [tenant/]name: volumeRecord
 	keyBoot    = "boot" // the boot that statuses are of
 )
 

@@ -135,6 +135,10 @@ func (e *Engine) giveBack(ctx context.Context, c *ctr, output bool) {
 		ok = false
 	}
 	e.cfg.Crash("exit.closed")
+	if err := e.unmountAll(rec); err != nil {
+		e.log.Error("cannot unmount what a container had", "container", c.id, "error", err)
+		ok = false
+	}
 	if !ok {
 		return
 	}

@@ -60,7 +60,7 @@ func (e *Engine) usersOf(ctx context.Context) func(id digest.Digest) []string {
 		var users []string
 		for _, c := range e.ctrs.Visible(identity.From(ctx)) {
 			rec, st := c.view()
-			if rec.Image == id.String() {
+			if rec.Needs(id.String()) {
 				users = append(users, fmt.Sprintf("%s (%s)", rec.ID[:12], st.State.API()))
 			}
 		}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	apicontainer "github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/mount"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/caisson-engine/caisson/engine/container"
@@ -41,8 +40,8 @@ func (e *Engine) MayUseRegistry(ctx context.Context, host string) error {
 	return pol.Registry(identity.From(ctx), host)
 }
 
-// volumes are the local volumes of a scope.
-func (e *Engine) volumes(scope string) *volume.Local {
+// local are the directories of a scope's volumes.
+func (e *Engine) local(scope string) *volume.Local {
 	return volume.NewLocal(filepath.Join(Home(e.cfg.DataRoot, scope), "volumes"))
 }
 
@@ -94,7 +93,7 @@ func (e *Engine) base(d Defaults) policy.Base {
 func (e *Engine) question(who identity.Identity, rec *container.Record, d Defaults) policy.Input {
 	in := policy.Input{
 		Identity: who, Image: rec.ImageRef, Names: rec.Names, OS: rec.OS, Backends: e.choices(),
-	}.Of(rec.Config, rec.Host, binds(rec.Mounts), e.base(d))
+	}.Of(rec.Config, rec.Host, volume.Binds(rec.Mounts), e.base(d))
 	in.Digests = append(in.Digests, rec.Image)
 	if rec.Manifest != nil {
 		in.Digests = append(in.Digests, rec.Manifest.Digest.String())
@@ -103,16 +102,6 @@ func (e *Engine) question(who identity.Identity, rec *container.Record, d Defaul
 		in.Digests = append(in.Digests, rec.ConfigDigest)
 	}
 	return in
-}
-
-// binds are the paths of the host among a container's mounts.
-func binds(mounts []volume.Mount) (out []policy.Bind) {
-	for _, m := range mounts {
-		if m.Type == mount.TypeBind {
-			out = append(out, policy.Bind{Source: m.Source, ReadOnly: m.ReadOnly, Propagation: string(m.Propagation)})
-		}
-	}
-	return out
 }
 
 // setLimits gives a container the limits that a rule has for those that name none.
@@ -235,8 +224,8 @@ func (e *Engine) admit(rec *container.Record, taken policy.Bytes) (done func(), 
 	}, nil
 }
 
-// used is what a tenant's containers have in sum, but for one. The caller holds
-// quotaMu. What is under way counts as it will be.
+// used is what a tenant's containers and volumes have in sum, but for one
+// container. The caller holds quotaMu. What is under way counts as it will be.
 func (e *Engine) used(tenant, but string) (sum policy.Quota) {
 	for id, rec := range e.pending {
 		if rec.Tenant == tenant && id != but {
@@ -249,6 +238,7 @@ func (e *Engine) used(tenant, but string) (sum policy.Quota) {
 			sum = sum.Add(usage(rec))
 		}
 	}
+	sum.Disk += e.vols.reservedBy(tenant)
 	return sum
 }
 
@@ -362,7 +352,7 @@ func (e *Engine) explainAsks(x *Explanation, r CreateRequest) {
 	defaults, _ := e.settings()
 	// What cannot be read was refused already.
 	mounts, _ := volume.Resolve(volume.Request{Binds: h.Binds, Mounts: h.Mounts, VolumeDriver: h.VolumeDriver})
-	for _, a := range policy.Asks(h, binds(mounts), e.base(defaults)) {
+	for _, a := range policy.Asks(h, volume.Binds(mounts), e.base(defaults)) {
 		x.Options = append(x.Options, a.String())
 	}
 }

@@ -57,23 +57,27 @@ rules:
 		"the host path /etc":     `{"Binds":["/etc:/x"]}`,
 		"the host path /etc:ro":  `{"Mounts":[{"Type":"bind","Source":"/etc/","Target":"/x","ReadOnly":true}]}`,
 		"the host path (has ..)": `{"Binds":["/srv/beta/link/..:/x:ro"]}`,
-		"the device /dev/fuse":   `{"Devices":[{"PathOnHost":"/dev/fuse","PathInContainer":"/dev/fuse","CgroupPermissions":"rwm"}]}`,
-		"the device (has ..)":    `{"Devices":[{"PathOnHost":"/dev/beta/../sda","PathInContainer":"/dev/x","CgroupPermissions":"rwm"}]}`,
-		"the device cgroup:a":    `{"DeviceCgroupRules":["a *:* rwm"]}`,
-		"--cap-add SYS_ADMIN":    `{"CapAdd":["CAP_SYS_ADMIN"]}`,
-		"--cap-add ALL":          `{"CapAdd":["all"]}`,
-		"a seccomp profile":      `{"SecurityOpt":["seccomp=unconfined"]}`,
-		"apparmor=unconfined":    `{"SecurityOpt":["apparmor:unconfined"]}`,
-		"systempaths":            `{"MaskedPaths":[]}`,
-		"writable-cgroups":       `{"SecurityOpt":["writable-cgroups=true"]}`,
-		"--cgroup-parent /":      `{"CgroupParent":"/"}`,
-		"the host port 80":       `{"PortBindings":{"80/tcp":[{"HostPort":"80"}]}}`,
-		"mount propagation":      `{"Binds":["/srv/beta:/x:ro,rshared"]}`,
-		"--oom-score-adj":        `{"OomScoreAdj":-500}`,
-		"--oom-kill-disable":     `{"OomKillDisable":true}`,
-		"--cpu-rt-runtime":       `{"CpuRealtimeRuntime":1000}`,
-		"--ulimit rtprio":        `{"Ulimits":[{"Name":"rtprio","Soft":9,"Hard":9}]}`,
-		"--annotation run.oci.x": `{"Annotations":{"run.oci.x":"1"}}`,
+		"the host path /etc/ssl": `{"Mounts":[{"Type":"volume","Source":"v1","Target":"/x","VolumeOptions":{"DriverConfig":{"Options":{"type":"none","o":"bind","device":"/etc/ssl"}}}}]}`,
+		"the host path /etc/x":   `{"Mounts":[{"Type":"volume","Source":"v2","Target":"/x","VolumeOptions":{"DriverConfig":{"Options":{"type":"tmpfs","o":"size=1m,rbind","device":"/etc/x"}}}}]}`,
+		"the device mount:nfs::/srv,addr=10.0.0.1": `{"Mounts":[{"Type":"volume","Source":"v3","Target":"/x","VolumeOptions":{"DriverConfig":{"Options":{"type":"nfs","o":"addr=10.0.0.1","device":":/srv"}}}}]}`,
+		"the device mount:overlay":                 `{"Mounts":[{"Type":"volume","Target":"/x","VolumeOptions":{"DriverConfig":{"Options":{"type":"overlay","o":"lowerdir=/etc","device":"overlay"}}}}]}`,
+		"the device /dev/fuse":                     `{"Devices":[{"PathOnHost":"/dev/fuse","PathInContainer":"/dev/fuse","CgroupPermissions":"rwm"}]}`,
+		"the device (has ..)":                      `{"Devices":[{"PathOnHost":"/dev/beta/../sda","PathInContainer":"/dev/x","CgroupPermissions":"rwm"}]}`,
+		"the device cgroup:a":                      `{"DeviceCgroupRules":["a *:* rwm"]}`,
+		"--cap-add SYS_ADMIN":                      `{"CapAdd":["CAP_SYS_ADMIN"]}`,
+		"--cap-add ALL":                            `{"CapAdd":["all"]}`,
+		"a seccomp profile":                        `{"SecurityOpt":["seccomp=unconfined"]}`,
+		"apparmor=unconfined":                      `{"SecurityOpt":["apparmor:unconfined"]}`,
+		"systempaths":                              `{"MaskedPaths":[]}`,
+		"writable-cgroups":                         `{"SecurityOpt":["writable-cgroups=true"]}`,
+		"--cgroup-parent /":                        `{"CgroupParent":"/"}`,
+		"the host port 80":                         `{"PortBindings":{"80/tcp":[{"HostPort":"80"}]}}`,
+		"mount propagation":                        `{"Binds":["/srv/beta:/x:ro,rshared"]}`,
+		"--oom-score-adj":                          `{"OomScoreAdj":-500}`,
+		"--oom-kill-disable":                       `{"OomKillDisable":true}`,
+		"--cpu-rt-runtime":                         `{"CpuRealtimeRuntime":1000}`,
+		"--ulimit rtprio":                          `{"Ulimits":[{"Name":"rtprio","Soft":9,"Hard":9}]}`,
+		"--annotation run.oci.x":                   `{"Annotations":{"run.oci.x":"1"}}`,
 	} {
 		body := `{"Image":"img:1","Cmd":["true"],"HostConfig":` + host + `}`
 		for _, as := range []string{alpha, beta} {
@@ -116,6 +120,18 @@ rules:
 	}
 	if denied < 40 {
 		t.Errorf("%d denials were noted", denied)
+	}
+	// Nor by a volume that is made first.
+	for opts, want := range map[string]int{
+		`{"type":"none","o":"bind","device":"/etc"}`:         403,
+		`{"type":"ext4","device":"/dev/sda"}`:                403,
+		`{"type":"none","o":"bind,ro","device":"/srv/beta"}`: 201,
+		`{"type":"none","o":"bind","device":"/srv/beta"}`:    403,
+		`{"type":"tmpfs","o":"size=1m","device":"tmpfs"}`:    201,
+	} {
+		if r := h.ask(beta, "POST", "/volumes/create", `{"DriverOpts":`+opts+`}`); r.status != want {
+			t.Errorf("volume %s: %d %s", opts, r.status, r.body)
+		}
 	}
 }
 

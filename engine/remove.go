@@ -10,7 +10,6 @@ import (
 
 	"github.com/caisson-engine/caisson/engine/container"
 	"github.com/caisson-engine/caisson/engine/store"
-	"github.com/caisson-engine/caisson/engine/volume"
 )
 
 // Remove deletes a container.
@@ -101,16 +100,24 @@ func (e *Engine) remove(ctx context.Context, c *ctr, volumes bool) (err error) {
 	if err := e.cfg.Images.Release(ctx, c.id); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("cannot remove container %q: %w", "/"+rec.Name, err)
 	}
+	for _, m := range rec.Mounts {
+		if m.Image == "" {
+			continue
+		}
+		if err := e.cfg.Images.Release(ctx, m.Image); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("cannot remove container %q: %w", "/"+rec.Name, err)
+		}
+	}
 	e.cfg.Crash("remove.root")
 	if err := os.RemoveAll(e.dir(c.id)); err != nil {
 		return fmt.Errorf("cannot remove container %q: %w", "/"+rec.Name, err)
 	}
 	if volumes {
 		for _, m := range rec.Mounts {
-			if !m.Anonymous || e.volumeUsed(m, c.id) {
+			if !m.Anonymous {
 				continue
 			}
-			if err := e.volumes(m.Tenant).Remove(m.Name); err != nil {
+			if err := e.dropAnonymous(volumeKey{m.Tenant, m.Name}, c.id); err != nil {
 				return fmt.Errorf("cannot remove container %q: %w", "/"+rec.Name, err)
 			}
 		}
@@ -126,20 +133,4 @@ func (e *Engine) remove(ctx context.Context, c *ctr, volumes bool) (err error) {
 	c.abandon(nil)
 	c.tell(true)
 	return nil
-}
-
-// volumeUsed says whether a container other than one mounts a volume.
-func (e *Engine) volumeUsed(v volume.Mount, but string) bool {
-	for _, o := range e.ctrs.All() {
-		if o.id == but {
-			continue
-		}
-		rec, _ := o.view()
-		for _, m := range rec.Mounts {
-			if m.Name == v.Name && m.Tenant == v.Tenant {
-				return true
-			}
-		}
-	}
-	return false
 }

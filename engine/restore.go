@@ -42,6 +42,7 @@ func (e *Engine) load() error {
 		}
 		e.ctrs.Put(c.rec.Tenant, id, c)
 	}
+	e.loadVolumes()
 	for _, key := range e.journal.Keys(keyExec) {
 		b, err := e.journal.Get(key)
 		if err != nil {
@@ -312,6 +313,8 @@ func (e *Engine) collect(ctx context.Context) {
 	}
 	e.collectRoots(ctx)
 	e.collectDirs()
+	e.collectMounts()
+	e.restoreVolumes(ctx)
 	e.redoUpdates(ctx)
 	var ops []store.Op
 	for _, key := range e.journal.Keys(keyExec) {
@@ -350,7 +353,7 @@ func (e *Engine) collectRoots(ctx context.Context) {
 		return
 	}
 	for _, id := range roots {
-		if e.claimed(id) {
+		if owner, _, _ := strings.Cut(id, "."); e.claimed(owner) {
 			continue
 		}
 		e.log.Info("collecting a root filesystem that no record claims", "key", id)

@@ -166,11 +166,8 @@ func (e *Engine) launch(ctx context.Context, c *ctr, rec *container.Record) (*ba
 		}
 		in.Files = e.files(c.id)
 	}
-	for i := range rec.Mounts {
-		m := rec.Mounts[i] // Ensure may only be asked of a copy: the record is shared
-		if err := e.volumes(m.Tenant).Ensure(&m); err != nil {
-			return nil, err
-		}
+	if in.Mounts, err = e.mountAll(ctx, rec); err != nil {
+		return nil, err
 	}
 	blob, err := spec.Marshal(in)
 	if err != nil {

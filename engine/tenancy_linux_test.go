@@ -71,7 +71,9 @@ func newHouse(t *testing.T, file string, change ...func(*engine.Config, *enginet
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.rig = newRig(t, append(change, func(c *engine.Config, _ *enginetest.Launcher) { c.Images, c.Policy = img, pol })...)
+	h.rig = newRig(t, append(change, func(c *engine.Config, _ *enginetest.Launcher) {
+		c.Images, c.Policy, c.Mounts = img, pol, enginetest.Mounts{}
+	})...)
 	log, err := audit.Open(h.audit, 0, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -197,8 +199,8 @@ const secret = "alphas-secret"
 
 // things are what a tenant has of every kind: all the words for each.
 type things struct {
-	containers, execs, images []string
-	marks                     []string // that nobody else may see
+	containers, execs, images, volumes []string
+	marks                              []string // that nobody else may see
 }
 
 func (h *house) furnish(as string) things {
@@ -217,6 +219,17 @@ func (h *house) furnish(as string) things {
 	h.must(as, "POST", "/exec/"+x.execs[0]+"/start", `{"Detach":true}`)
 	x.containers = []string{run, run[:12], run[:4], secret + "-run", idle, secret + "-idle"}
 	x.images = []string{img, strings.TrimPrefix(img, "sha256:"), img[7:19], "127.0.0.1:1/" + secret + ":1", "127.0.0.1:1/" + secret + "@" + img, "127.0.0.1:1/" + secret}
+	h.must(as, "POST", "/volumes/create", fmt.Sprintf(`{"Name":%q,"Labels":{%q:"1"}}`, secret+"-idle-volume", secret))
+	x.volumes = []string{secret + "-volume", secret + "-idle-volume"}
+	for _, v := range x.volumes {
+		var made struct{ Mountpoint string }
+		if err := json.Unmarshal([]byte(h.must(as, "GET", "/volumes/"+v, nil)), &made); err != nil {
+			h.t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(made.Mountpoint, "file"), []byte(secret), 0o600); err != nil {
+			h.t.Fatal(err)
+		}
+	}
 	x.marks = append([]string{secret, run, run[:12], idle, idle[:12], img[7:], img[7:19]}, x.execs...)
 	return x
 }
@@ -264,6 +277,11 @@ var questions = map[string]struct {
 	"GET /containers/{id}/top":       {"ps_args=-ef", nil},
 	"GET /caisson/policy/violations": {"", nil},
 	"GET /networks/{id}":             {"", nil},
+	"DELETE /volumes/{name...}":      {"force=0", nil},
+	"POST /volumes/create":           {"", `{"Name":"betas"}`},
+	"POST /volumes/prune":            {"filters=" + url.QueryEscape(`{"all":["true"]}`), nil},
+
+	"PUT /caisson/volumes/{name...}/archive": {"", []byte("no archive")},
 }
 
 // target is a route's path with an object in it.
@@ -298,6 +316,8 @@ func (x things) objects(r dockerapi.Route) (words []string, ghost func(word stri
 		return x.execs, same, true
 	case strings.HasPrefix(r.Pattern, "/images/"), strings.HasPrefix(r.Pattern, "/distribution/"):
 		return x.images, same, true
+	case strings.HasPrefix(r.Pattern, "/volumes/"), strings.HasPrefix(r.Pattern, "/caisson/volumes/"):
+		return x.volumes, same, true
 	case strings.HasPrefix(r.Pattern, "/networks/"):
 		// Every network there is now is the host owner's, which all may look at;
 		// the lists below show that no container of another is on it.
@@ -430,6 +450,9 @@ func (h *house) state(x things) map[string]string {
 	for _, i := range imgs {
 		out[i.ID] = fmt.Sprint(i.RepoTags)
 	}
+	for _, v := range x.volumes {
+		out[v] = h.must(alpha, "GET", "/volumes/"+v, nil)
+	}
 	return out
 }
 
@@ -482,6 +505,9 @@ func (h *house) insideBodies(x things) map[string]inside {
 		"ps before":                      filter("/containers/json?all=1&", "before", name, noName),
 		"ps id":                          filter("/containers/json?all=1&", "id", run, noID),
 		"ps name":                        filter("/containers/json?all=1&", "name", name, noName),
+		"volume ls name":                 filter("/volumes?", "name", secret, "nobodys"),
+		"volume ls label":                filter("/volumes?", "label", secret, "nobodys"),
+		"events of a volume":             filter(fmt.Sprintf("/events?since=1&until=%d&", time.Now().Unix()+1), "volume", secret+"-volume", "nobodys-volume"),
 		"ps volume":                      filter("/containers/json?all=1&", "volume", secret+"-volume", "nobodys-volume"),
 		"images before":                  filter("/images/json?", "before", x.images[3], "127.0.0.1:1/nobodys:1"),
 		"images reference":               filter("/images/json?", "reference", x.images[3], "127.0.0.1:1/nobodys:1"),

@@ -6,6 +6,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/volume"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/caisson-engine/caisson/images"
@@ -116,4 +117,5 @@ type DiskUsage struct {
 	Images     []*images.Image
 	LayersSize int64
 	Containers []container.Summary
+	Volumes    []volume.Volume // with their usage
 }

@@ -128,15 +128,18 @@ func legacyUsage(d client.DiskUsage) [4]usage {
 }
 
 func dfVerbose(a *app, d client.DiskUsage, tmpl string) error {
-	images, containers := d.Images, d.Containers
+	images, containers, volumes := d.Images, d.Containers, d.Volumes
 	if d.ImageUsage != nil {
 		images = d.ImageUsage.Items
 	}
 	if d.ContainerUsage != nil {
 		containers = d.ContainerUsage.Items
 	}
+	if d.VolumeUsage != nil {
+		volumes = d.VolumeUsage.Items
+	}
 	if tmpl != "" {
-		return format.Object(a.out, tmpl, map[string]any{"Images": images, "Containers": containers, "Volumes": d.Volumes, "BuildCache": d.BuildCache})
+		return format.Object(a.out, tmpl, map[string]any{"Images": images, "Containers": containers, "Volumes": volumes, "BuildCache": d.BuildCache})
 	}
 	var imgRows []imageRow
 	for _, i := range images {
@@ -155,5 +158,15 @@ func dfVerbose(a *app, d client.DiskUsage, tmpl string) error {
 	fmt.Fprint(a.out, "\nContainers space usage:\n\n")
 	lc := containerList
 	lc.Table = `{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}`
-	return format.Write(a.out, lc, "", false, ctrRows)
+	if err := format.Write(a.out, lc, "", false, ctrRows); err != nil {
+		return err
+	}
+	var volRows []volumeRow
+	for _, v := range volumes {
+		volRows = append(volRows, newVolumeRow(v))
+	}
+	fmt.Fprint(a.out, "\nLocal Volumes space usage:\n\n")
+	lv := volumeList
+	lv.Table = `{{.Name}}\t{{.Links}}\t{{.Size}}`
+	return format.Write(a.out, lv, "", false, volRows)
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	apicontainer "github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/mount"
 	"github.com/spf13/pflag"
 
 	"github.com/caisson-engine/caisson/cmd/caisson/internal/format"
@@ -148,12 +147,6 @@ func caseInput(c *policy.Case) (policy.Input, error) {
 	if err != nil {
 		return in, err
 	}
-	var binds []policy.Bind
-	for _, m := range mounts {
-		if m.Type == mount.TypeBind {
-			binds = append(binds, policy.Bind{Source: m.Source, ReadOnly: m.ReadOnly, Propagation: string(m.Propagation)})
-		}
-	}
 	if h.NetworkMode == "" || h.NetworkMode.IsDefault() {
 		h.NetworkMode = "bridge"
 	}
@@ -166,7 +159,7 @@ func caseInput(c *policy.Case) (policy.Input, error) {
 	}
 	// Whatever a client leaves out of the masked paths, it leaves out one of these.
 	base := policy.Base{MaskedPaths: []string{"/proc/kcore"}, ReadonlyPaths: []string{"/proc/sys"}}
-	return in.Of(body.Config, h, binds, base), nil
+	return in.Of(body.Config, h, volume.Binds(mounts), base), nil
 }
 
 // shellWords splits at blanks outside single and double quotes.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -70,17 +71,21 @@ var systemPruneCommand = command{
 		f.BoolVarP(&p.all, "all", "a", false, "Remove all unused images not just dangling ones")
 		volumes := f.Bool("volumes", false, "Prune anonymous volumes")
 		return func(ctx context.Context, _ []string) error {
+			what := []string{"This will remove:", "all stopped containers"}
+			parts := []func(context.Context) (uint64, error){p.containers}
 			if *volumes {
-				return errors.New("--volumes: this version has bind and tmpfs mounts only; there are no volumes to prune")
+				what = append(what, "all anonymous volumes not used by at least one container")
+				parts = append(parts, p.anonymous)
 			}
-			what := "This will remove:\n  - all stopped containers\n  - all dangling images\n"
 			if p.all {
-				what = "This will remove:\n  - all stopped containers\n  - all images without at least one container associated to them\n"
+				what = append(what, "all images without at least one container associated to them")
+			} else {
+				what = append(what, "all dangling images")
 			}
-			if err := p.confirm(what); err != nil {
+			if err := p.confirm(strings.Join(what, "\n  - ") + "\n"); err != nil {
 				return err
 			}
-			return p.run(ctx, p.containers, p.images)
+			return p.run(ctx, append(parts, p.images)...)
 		}
 	},
 }
@@ -134,6 +139,30 @@ func (p *pruner) containers(ctx context.Context) (uint64, error) {
 	r, err := p.api.PruneContainers(ctx, p.filter.Values)
 	if err == nil && len(r.ContainersDeleted) > 0 {
 		fmt.Fprintf(p.app.out, "Deleted Containers:\n%s\n\n", strings.Join(r.ContainersDeleted, "\n"))
+	}
+	return r.SpaceReclaimed, err
+}
+
+func (p *pruner) volumes(ctx context.Context) (uint64, error) {
+	f := maps.Clone(p.filter.Values)
+	if p.all {
+		if f == nil {
+			f = client.Filters{}
+		}
+		f["all"] = []string{"true"}
+	}
+	return p.pruneVolumes(ctx, f)
+}
+
+// anonymous prunes volumes without names, whatever else all is said of.
+func (p *pruner) anonymous(ctx context.Context) (uint64, error) {
+	return p.pruneVolumes(ctx, p.filter.Values)
+}
+
+func (p *pruner) pruneVolumes(ctx context.Context, f client.Filters) (uint64, error) {
+	r, err := p.api.PruneVolumes(ctx, f)
+	if err == nil && len(r.VolumesDeleted) > 0 {
+		fmt.Fprintf(p.app.out, "Deleted Volumes:\n%s\n\n", strings.Join(r.VolumesDeleted, "\n"))
 	}
 	return r.SpaceReclaimed, err
 }

@@ -29,6 +29,7 @@ type platform struct {
 	network *network.Manager
 	devices spec.Devices
 	disks   engine.Disks
+	mounts  engine.Mounts
 	adopt   func(*launcher)
 	retire  func()
 	close   func() error
@@ -49,6 +50,7 @@ func newPlatform(c *config, log *slog.Logger) (*platform, error) {
 		devices: devices{},
 		bootID:  firstLine("/proc/sys/kernel/random/boot_id"),
 		network: net,
+		mounts:  mounts{},
 		disks:   diskquota.Open(c.DataRoot),
 		close:   net.Close,
 	}

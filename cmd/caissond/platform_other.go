@@ -19,6 +19,7 @@ type platform struct {
 	network *network.Manager
 	devices spec.Devices
 	disks   engine.Disks
+	mounts  engine.Mounts
 	adopt   func(*launcher)
 	retire  func()
 	close   func() error

@@ -115,6 +115,7 @@ func wire(ctx context.Context, c *config, log *slog.Logger, level slog.Level) (_
 		Images:   p.images,
 		Network:  sys.network,
 		Disks:    sys.disks,
+		Mounts:   sys.mounts,
 		Policy:   pol,
 		Defaults: def,
 		Host:     sys.host,

@@ -214,20 +214,12 @@ type DiskUsage struct {
 	LayersSize int64
 	Images     []ImageSummary
 	Containers []ContainerSummary
-	Volumes    []struct {
-		Name      string
-		Driver    string
-		Labels    map[string]string
-		UsageData *struct {
-			Size     int64
-			RefCount int64
-		}
-	}
+	Volumes    []Volume
 	BuildCache []BuildCache
 	// Newer engines answer in totals, with the items on request only.
 	ImageUsage      *Usage[ImageSummary]
 	ContainerUsage  *Usage[ContainerSummary]
-	VolumeUsage     *Usage[json.RawMessage]
+	VolumeUsage     *Usage[Volume]
 	BuildCacheUsage *Usage[BuildCache]
 }
 

@@ -414,6 +414,7 @@ type UpdateConfig struct {
 type PruneReport struct {
 	ContainersDeleted []string
 	ImagesDeleted     []ImageDeleted
+	VolumesDeleted    []string
 	SpaceReclaimed    uint64
 }
 

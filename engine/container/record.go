@@ -3,6 +3,7 @@ package container
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -53,6 +54,11 @@ type Record struct {
 	LogPath  string          `json:"log_path,omitempty"` // "" if the driver has no file
 	// Disk is how many bytes of the disk it has for itself, which count in full.
 	Disk int64 `json:"disk,omitempty"`
+}
+
+// Needs says whether it was made of an image, or mounts it.
+func (r *Record) Needs(image string) bool {
+	return r.Image == image || slices.ContainsFunc(r.Mounts, func(m volume.Mount) bool { return m.Image != "" && m.Source == image })
 }
 
 // Status is the part that changes as the container runs; it is written often

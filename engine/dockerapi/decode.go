@@ -67,7 +67,9 @@ var (
 	imagePruneFilters     = filterKeys{"dangling", "label", "label!", "until"}
 	eventFilters          = filterKeys{"config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope",
 		"secret", "service", "type", "volume"}
-	searchFilters = filterKeys{"is-automated", "is-official", "stars"}
+	volumeFilters      = filterKeys{"dangling", "driver", "label", "name"}
+	volumePruneFilters = filterKeys{"all", "label", "label!"}
+	searchFilters      = filterKeys{"is-automated", "is-official", "stars"}
 )
 
 // filters decodes ?filters=, of which only keys in allowed are known.

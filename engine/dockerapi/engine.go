@@ -8,6 +8,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/system"
+	"github.com/moby/moby/api/types/volume"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/caisson-engine/caisson/engine"
@@ -68,6 +69,15 @@ type Engine interface {
 	Export(ctx context.Context, ref string) (io.ReadCloser, error)
 	Changes(ctx context.Context, ref string) ([]container.FilesystemChange, error)
 	Commit(ctx context.Context, ref string, r engine.CommitRequest) (imageID string, err error)
+
+	Volumes(ctx context.Context, f Filters) ([]volume.Volume, error)
+	CreateVolume(ctx context.Context, r volume.CreateRequest) (volume.Volume, error)
+	InspectVolume(ctx context.Context, ref string) (volume.Volume, error)
+	RemoveVolume(ctx context.Context, ref string, force bool) error
+	PruneVolumes(ctx context.Context, f Filters) (volume.PruneReport, error)
+	// ExportVolume is a tar of what is in a volume; ImportVolume fills an empty one.
+	ExportVolume(ctx context.Context, ref string) (io.ReadCloser, error)
+	ImportVolume(ctx context.Context, ref string, tar io.Reader) error
 
 	Info(ctx context.Context) (system.Info, error)
 	// Backends lists the discovered backends, also those that fail their probe.

@@ -14,7 +14,6 @@ const (
 const (
 	noBuild    = "this version does not build images; build elsewhere and load or pull the image"
 	noNetworks = "this version has the networks bridge, host and none only"
-	noVolumes  = "this version has bind and tmpfs mounts only"
 	noSwarm    = "caisson is not a cluster manager"
 	noPlugins  = "isolation backends are caisson's plugins: see GET /caisson/backends"
 	noCRIU     = "no isolation backend of this version can checkpoint"
@@ -97,12 +96,14 @@ var routes = []route{
 	{post, "/networks/{id}/disconnect", 0, "disconnecting a container from a network", nil, noNetworks},
 	{del, "/networks/{id}", 0, "removing a network", nil, noNetworks},
 
-	{get, "/volumes", 0, "listing volumes", nil, noVolumes},
-	{post, "/volumes/create", 0, "creating a volume", nil, noVolumes},
-	{post, "/volumes/prune", 0, "deleting unused volumes", nil, noVolumes},
-	{get, "/volumes/{name}", 0, "inspecting a volume", nil, noVolumes},
-	{put, "/volumes/{name}", 0, "updating a volume", nil, noVolumes},
-	{del, "/volumes/{name}", 0, "removing a volume", nil, noVolumes},
+	{get, "/volumes", 0, "list volumes", (*call).volumeList, ""},
+	{post, "/volumes/create", 0, "create a volume", (*call).volumeCreate, ""},
+	{post, "/volumes/prune", 0, "delete unused volumes", (*call).volumePrune, ""},
+	{get, "/volumes/{name...}", 0, "inspect a volume", (*call).volumeInspect, ""},
+	{put, "/volumes/{name...}", 0, "updating a cluster volume", nil, noSwarm},
+	{del, "/volumes/{name...}", 0, "remove a volume", (*call).volumeRemove, ""},
+	{get, "/caisson/volumes/{name...}/archive", 0, "export a volume", (*call).volumeExport, ""},
+	{put, "/caisson/volumes/{name...}/archive", 0, "import into a volume", (*call).volumeImport, ""},
 
 	{get, "/swarm", 0, "swarm", nil, noSwarm},
 	{get, "/swarm/{verb...}", 0, "swarm", nil, noSwarm},

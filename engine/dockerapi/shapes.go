@@ -307,7 +307,7 @@ type oldDiskUsage struct {
 }
 
 func (d *diskUsage) fillOld(want map[string]bool, du engine.DiskUsage, imgs []imageSummary) {
-	d.oldDiskUsage = &oldDiskUsage{Containers: orEmpty(du.Containers), Images: orEmpty(imgs), Volumes: []volume.Volume{}, BuildCache: []build.CacheRecord{}}
+	d.oldDiskUsage = &oldDiskUsage{Containers: orEmpty(du.Containers), Images: orEmpty(imgs), Volumes: orEmpty(du.Volumes), BuildCache: []build.CacheRecord{}}
 	if want["image"] {
 		d.LayersSize = du.LayersSize
 	}
@@ -345,11 +345,28 @@ func (d *diskUsage) fillNew(want map[string]bool, verbose bool, du engine.DiskUs
 		d.ContainerUsage = u
 	}
 	if want["volume"] {
-		d.VolumeUsage = &volume.DiskUsage{}
+		d.VolumeUsage = volumeUsage(du.Volumes, verbose)
 	}
 	if want["build-cache"] {
 		d.BuildCacheUsage = &build.DiskUsage{}
 	}
+}
+
+func volumeUsage(list []volume.Volume, verbose bool) *volume.DiskUsage {
+	u := &volume.DiskUsage{TotalCount: int64(len(list))}
+	for _, v := range list {
+		size := max(v.UsageData.Size, 0)
+		u.TotalSize += size
+		if v.UsageData.RefCount > 0 {
+			u.ActiveCount++
+		} else {
+			u.Reclaimable += size
+		}
+	}
+	if verbose {
+		u.Items = list
+	}
+	return u
 }
 
 // orEmpty makes a nil list an empty one, which JSON tells apart and clients do not expect.

@@ -240,6 +240,9 @@ func (c *call) diskUsage() error {
 	if !want["container"] {
 		du.Containers = nil
 	}
+	if !want["volume"] {
+		du.Volumes = nil
+	}
 	var summaries []imageSummary
 	if want["image"] {
 		summaries = c.imageSummaries(du.Images, imageView{users: c.eng.ImageUsers(c.ctx()), shared: true})

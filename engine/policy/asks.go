@@ -19,11 +19,13 @@ type Base struct {
 	ReadonlyPaths   []string
 }
 
-// Bind is a path of the host that a container gets.
+// Bind is a path of the host that a container gets, or what a volume's driver
+// mounts for it.
 type Bind struct {
 	Source      string
 	ReadOnly    bool
 	Propagation string
+	Device      bool // Source is no path, but mount:TYPE:DEVICE,OPTIONS
 }
 
 // defaultCaps are the capabilities that every container may add: it has them anyway.
@@ -63,6 +65,10 @@ func Asks(h *container.HostConfig, binds []Bind, base Base) []Ask {
 		ask(!slices.Contains(defaultCaps, name), "capabilities", name)
 	}
 	for _, b := range binds {
+		if b.Device {
+			ask(true, "devices", b.Source)
+			continue
+		}
 		v := cleanPath(b.Source)
 		if b.ReadOnly {
 			v += ":ro"

@@ -151,6 +151,10 @@ func (p *Policy) Decide(in Input) (Decision, error) {
 	return d, nil
 }
 
+// Permit says whether a client may have options outside of a container: in what it
+// makes for one to use.
+func (p *Policy) Permit(in Input) error { return p.refuse(p.match(&in), &in) }
+
 // Violation says why a container that exists would not be allowed to as it is,
 // nil if it would. level is the one that it has.
 func (p *Policy) Violation(in Input, level Level, emulated bool) error {

@@ -81,7 +81,7 @@ func volumes(in *Input, s *specs.Spec) error {
 		switch m.Type {
 		case mount.TypeTmpfs:
 			om.Type, om.Source, om.Options = "tmpfs", "tmpfs", m.Options
-		case mount.TypeBind, mount.TypeVolume:
+		case mount.TypeBind, mount.TypeVolume, mount.TypeImage:
 			om.Type, om.Options = "bind", bindOptions(m)
 			if m.Type == mount.TypeVolume && in.UserNS.Size > 0 {
 				// A volume is the container's own: its files belong to the
@@ -115,7 +115,7 @@ func bindOptions(m volume.Mount) []string {
 			opts = append(opts, "rro")
 		}
 	}
-	if m.Type == mount.TypeVolume && !m.NoCopy && !m.ReadOnly {
+	if m.Type == mount.TypeVolume && !m.NoCopy && !m.ReadOnly && m.Subpath == "" {
 		opts = append(opts, OptionCopyUp)
 	}
 	return opts

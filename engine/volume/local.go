@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/types/mount"
 )
 
 // Local keeps local volumes: directories <root>/<name>/_data.
@@ -20,29 +19,29 @@ func NewLocal(root string) *Local { return &Local{root: root} }
 // Path is a volume's directory, whether it exists or not.
 func (l *Local) Path(name string) string { return filepath.Join(l.root, name, "_data") }
 
-// Ensure makes a mount's source ready: a volume is made if missing, a bind's
-// missing directory made if the client's syntax says so.
-func (l *Local) Ensure(m *Mount) error {
-	switch m.Type {
-	case mount.TypeVolume:
-		if m.Driver != "local" {
-			return fmt.Errorf("error looking up volume plugin %s: plugin %q not found: %w", m.Driver, m.Driver, errdefs.ErrNotFound)
+// Names lists the volumes that have a directory.
+func (l *Local) Names() []string {
+	entries, _ := os.ReadDir(l.root) // none was made yet
+	var out []string
+	for _, e := range entries {
+		if _, err := os.Stat(l.Path(e.Name())); err == nil && ValidName(e.Name()) == nil {
+			out = append(out, e.Name())
 		}
-		if len(m.DriverOpts) > 0 {
-			return fmt.Errorf("options of the local volume driver are not supported: use a bind mount for %s: %w", m.Destination, errdefs.ErrNotImplemented)
-		}
-		if err := ValidName(m.Name); err != nil {
-			return err
-		}
-		if err := l.makeRoot(); err != nil {
-			return fmt.Errorf("create volume %s: %w", m.Name, err)
-		}
-		if err := os.MkdirAll(l.Path(m.Name), 0o755); err != nil {
-			return fmt.Errorf("create volume %s: %w", m.Name, err)
-		}
-		m.Source = l.Path(m.Name)
-	case mount.TypeBind:
-		return l.ensureBind(m)
+	}
+	return out
+}
+
+// Make makes a volume's directory. Idempotent.
+func (l *Local) Make(name string) error {
+	if err := ValidName(name); err != nil {
+		return err
+	}
+	err := l.makeRoot()
+	if err == nil {
+		err = os.MkdirAll(l.Path(name), 0o755)
+	}
+	if err != nil {
+		return fmt.Errorf("create volume %s: %w", name, err)
 	}
 	return nil
 }
@@ -62,7 +61,8 @@ func (l *Local) makeRoot() error {
 // rootMode is of the directory of the volumes.
 const rootMode = 0o710
 
-func (l *Local) ensureBind(m *Mount) error {
+// MakeSource makes a bind's missing directory where the client's syntax says so.
+func MakeSource(m *Mount) error {
 	_, err := os.Stat(m.Source)
 	switch {
 	case err == nil:
@@ -78,12 +78,24 @@ func (l *Local) ensureBind(m *Mount) error {
 	return nil
 }
 
-// Remove deletes a volume and all that is in it. Idempotent.
-func (l *Local) Remove(name string) error {
+// Remove deletes a volume and all that is in it. Idempotent. Of one that is a
+// mount only the empty directory below it goes, never what was mounted there.
+func (l *Local) Remove(name string, mounted bool) error {
 	if err := ValidName(name); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(filepath.Join(l.root, name)); err != nil {
+	dir := filepath.Join(l.root, name)
+	var err error
+	if mounted {
+		for _, d := range []string{l.Path(name), dir} {
+			if e := os.Remove(d); e != nil && !errors.Is(e, fs.ErrNotExist) {
+				err = errors.Join(err, e)
+			}
+		}
+	} else {
+		err = os.RemoveAll(dir)
+	}
+	if err != nil {
 		return fmt.Errorf("remove volume %s: %w", name, err)
 	}
 	return nil

@@ -37,8 +37,11 @@ type Mount struct {
 	ShallowRO    bool     `json:"shallow,omitempty"` // read-only, but not what is mounted below
 	ForceRO      bool     `json:"force,omitempty"`   // fail where recursive read-only cannot be had
 	Options      []string `json:"opts,omitempty"`    // tmpfs
+	Subpath      string   `json:"subpath,omitempty"` // volume, image: only what is there
+	Image        string   `json:"image,omitempty"`   // image: the key of its layers
 
-	// Labels and driver options of a volume that may have to be made.
+	// Labels of a volume that may have to be made, and its driver options, which
+	// are those of the one that is there.
 	Labels     map[string]string `json:"labels,omitempty"`
 	DriverOpts map[string]string `json:"driver_opts,omitempty"`
 }
@@ -279,7 +282,9 @@ func fromAPI(a mount.Mount) (Mount, error) {
 		return named(m, a)
 	case mount.TypeTmpfs:
 		return tmpfs(m, a, bad)
-	case mount.TypeImage, mount.TypeCluster, mount.TypeNamedPipe:
+	case mount.TypeImage:
+		return image(m, a, bad)
+	case mount.TypeCluster, mount.TypeNamedPipe:
 		return Mount{}, fmt.Errorf("mounts of type %q are not supported by this engine: %w", a.Type, errdefs.ErrNotImplemented)
 	default:
 		return Mount{}, invalid("mount type unknown: %q", a.Type)
@@ -322,10 +327,9 @@ func named(m Mount, a mount.Mount) (Mount, error) {
 	}
 	if o := a.VolumeOptions; o != nil {
 		m.NoCopy, m.Labels = o.NoCopy, o.Labels
-		if o.Subpath != "" {
-			// What a container wrote must not choose what is mounted: until the
-			// runtime can resolve it inside the volume, there is no safe way.
-			return Mount{}, fmt.Errorf("volume subpaths are not supported by this engine: mount the whole volume: %w", errdefs.ErrNotImplemented)
+		var err error
+		if m.Subpath, err = subpath(o.Subpath); err != nil {
+			return Mount{}, err
 		}
 		if o.DriverConfig != nil {
 			if o.DriverConfig.Name != "" {
@@ -335,6 +339,33 @@ func named(m Mount, a mount.Mount) (Mount, error) {
 		}
 	}
 	return m, nil
+}
+
+// subpath checks a place inside what is mounted.
+func subpath(p string) (string, error) {
+	switch {
+	case p == "":
+		return "", nil
+	case path.IsAbs(p):
+		return "", invalid("invalid mount subpath %q: it must be relative", p)
+	}
+	if p = path.Clean(p); p == ".." || strings.HasPrefix(p, "../") {
+		return "", invalid("invalid mount subpath %q: it leads out", p)
+	}
+	return p, nil
+}
+
+// image reads a mount of an image, which can only be read.
+func image(m Mount, a mount.Mount, bad func(string, ...any) error) (Mount, error) {
+	if a.Source == "" {
+		return Mount{}, bad("field Source must not be empty")
+	}
+	m.Name, m.ReadOnly = a.Source, true
+	var err error
+	if o := a.ImageOptions; o != nil {
+		m.Subpath, err = subpath(o.Subpath)
+	}
+	return m, err
 }
 
 func tmpfs(m Mount, a mount.Mount, bad func(string, ...any) error) (Mount, error) {

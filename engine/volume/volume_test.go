@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -80,8 +81,8 @@ func TestResolveRefuses(t *testing.T) {
 		"foreign options": {Request{Mounts: []mount.Mount{{Type: mount.TypeBind, Source: "/h", Target: "/a", TmpfsOptions: &mount.TmpfsOptions{}}}}, errdefs.IsInvalidArgument},
 		"tmpfs option":    {Request{Tmpfs: map[string]string{"/a": "lowerdir=/"}}, errdefs.IsInvalidArgument},
 		"tmpfs source":    {Request{Mounts: []mount.Mount{{Type: mount.TypeTmpfs, Source: "x", Target: "/a"}}}, errdefs.IsInvalidArgument},
-		"image":           {Request{Mounts: []mount.Mount{{Type: mount.TypeImage, Source: "x", Target: "/a"}}}, errdefs.IsNotImplemented},
-		"subpath":         {Request{Mounts: []mount.Mount{{Type: mount.TypeVolume, Source: "v", Target: "/a", VolumeOptions: &mount.VolumeOptions{Subpath: "../x"}}}}, errdefs.IsNotImplemented},
+		"image":           {Request{Mounts: []mount.Mount{{Type: mount.TypeImage, Target: "/a"}}}, errdefs.IsInvalidArgument},
+		"subpath":         {Request{Mounts: []mount.Mount{{Type: mount.TypeVolume, Source: "v", Target: "/a", VolumeOptions: &mount.VolumeOptions{Subpath: "../x"}}}}, errdefs.IsInvalidArgument},
 		"type":            {Request{Mounts: []mount.Mount{{Type: "moon", Target: "/a"}}}, errdefs.IsInvalidArgument},
 		"config volume":   {Request{Volumes: map[string]struct{}{"rel": {}}}, errdefs.IsInvalidArgument},
 	} {
@@ -91,37 +92,91 @@ func TestResolveRefuses(t *testing.T) {
 	}
 }
 
-func TestEnsure(t *testing.T) {
+func TestLocal(t *testing.T) {
 	dir := t.TempDir()
 	l := NewLocal(filepath.Join(dir, "volumes"))
-	m := Mount{Type: mount.TypeVolume, Name: "v", Driver: "local", Destination: "/d"}
-	if err := l.Ensure(&m); err != nil || m.Source != filepath.Join(dir, "volumes", "v", "_data") {
-		t.Fatal(m, err)
+	for range 2 {
+		if err := l.Make("v"); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if fi, err := os.Stat(m.Source); err != nil || !fi.IsDir() {
+	if fi, err := os.Stat(filepath.Join(dir, "volumes", "v", "_data")); err != nil || !fi.IsDir() {
 		t.Error(err)
 	}
-	absent := filepath.Join(dir, "absent")
-	err := l.Ensure(&Mount{Type: mount.TypeBind, Source: absent})
+	if got := l.Names(); !slices.Equal(got, []string{"v"}) {
+		t.Error(got)
+	}
+	// What is mounted there is not ours: only an empty directory goes.
+	if err := os.WriteFile(filepath.Join(l.Path("v"), "theirs"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Remove("v", true); err == nil {
+		t.Error("a volume that is a mount went with what is in it")
+	}
+	if _, err := os.Stat(filepath.Join(l.Path("v"), "theirs")); err != nil {
+		t.Error(err)
+	}
+	for range 2 {
+		if err := l.Remove("v", false); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, err := range []error{l.Remove("../volumes", false), l.Make("..")} {
+		if !errdefs.IsInvalidArgument(err) {
+			t.Error(err)
+		}
+	}
+}
+
+func TestMakeSource(t *testing.T) {
+	absent := filepath.Join(t.TempDir(), "absent")
+	err := MakeSource(&Mount{Type: mount.TypeBind, Source: absent})
 	if want := `invalid mount config for type "bind": bind source path does not exist: ` + absent; !errdefs.IsInvalidArgument(err) || !strings.HasPrefix(err.Error(), want) {
 		t.Error(err)
 	}
-	if err := l.Ensure(&Mount{Type: mount.TypeBind, Source: absent, MakeSource: true}); err != nil {
+	if err := MakeSource(&Mount{Type: mount.TypeBind, Source: absent, MakeSource: true}); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(absent); err != nil {
 		t.Error(err)
 	}
-	if err := l.Ensure(&Mount{Type: mount.TypeVolume, Name: "v", Driver: "nfs"}); !errdefs.IsNotFound(err) {
-		t.Error(err)
-	}
-	for range 2 {
-		if err := l.Remove("v"); err != nil {
-			t.Error(err)
+}
+
+// What a volume's options give of the host is what the policy is asked about.
+func TestParseDevice(t *testing.T) {
+	type opts = map[string]string
+	for _, c := range []struct {
+		opts opts
+		want string // of the error, or what is asked
+	}{
+		{opts{}, "[]"},
+		{opts{"size": "10g"}, "[]"},
+		{opts{"type": "tmpfs", "device": "tmpfs", "o": "size=1m,uid=5"}, "[]"},
+		{opts{"type": "none", "o": "bind", "device": "/etc"}, "[{/etc false  false}]"},
+		{opts{"type": "none", "o": "rbind,ro,rshared", "device": "/etc"}, "[{/etc true rshared false}]"},
+		{opts{"type": "tmpfs", "o": "size=1m,bind", "device": "/etc"}, "[{/etc false  false}]"},
+		{opts{"type": "bind", "device": "/etc"}, "[{/etc false  false}]"},
+		{opts{"type": "nfs", "device": ":/x", "o": "addr=10.0.0.1,rw"}, "[{mount:nfs::/x,addr=10.0.0.1,rw false  true}]"},
+		{opts{"type": "overlay", "device": "overlay", "o": "lowerdir=/etc"}, "[{mount:overlay:overlay,lowerdir=/etc false  true}]"},
+		{opts{"type": "nfs"}, `missing required option: "device"`},
+		{opts{"device": "/x"}, `missing required option: "type"`},
+		{opts{"o": "bind"}, `missing required option: "device"`},
+		{opts{"what": "ever"}, `invalid option: "what"`},
+		{opts{"type": "none", "device": "/x"}, "type none mounts nothing"},
+		{opts{"type": "none", "device": "x", "o": "bind"}, "absolute path"},
+		{opts{"type": "tmpfs", "device": "tmpfs", "size": "1m"}, "size is of a volume without a type"},
+		{opts{"size": "much"}, "size=much"},
+	} {
+		got := fmt.Sprint(OptionBinds(c.opts))
+		if _, err := ParseDevice(c.opts); err != nil {
+			got = err.Error()
+			if !errdefs.IsInvalidArgument(err) {
+				t.Errorf("%v: %v", c.opts, err)
+			}
 		}
-	}
-	if err := l.Remove("../volumes"); !errdefs.IsInvalidArgument(err) {
-		t.Error(err)
+		if !strings.Contains(got, c.want) {
+			t.Errorf("%v: %s, not %s", c.opts, got, c.want)
+		}
 	}
 }
 

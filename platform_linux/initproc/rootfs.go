@@ -387,6 +387,13 @@ func (b *builder) attach() error {
 }
 
 func (b *builder) attachOne(p *prepared) error {
+	if p.copyUp {
+		// A mount point that the image lacks says nothing of whose the volume is.
+		fd, err := b.root.open(p.target, unix.O_PATH)
+		if p.copyUp = err == nil; p.copyUp {
+			unix.Close(fd)
+		}
+	}
 	at, err := b.root.create(p.target, p.dir)
 	if err != nil {
 		return fail("make the mount point", p.target, err)

@@ -5,6 +5,7 @@
 // else (CVE-2018-15664), and no library or program of the container is loaded
 // (CVE-2019-14271).
 //
+//	dir     := OpenDir(path)                  a directory of the host, as a volume is
 //	live    := OpenLive(pid)                  the root that a process sees, with its mounts
 //	stopped := OpenDetached(rootfs, mounts, write)
 //	                                        assembled in a mount namespace of its own, seen by nobody

@@ -36,6 +36,25 @@ func OpenLive(pid int) (*Root, error) {
 	return &Root{dir: dir}, nil
 }
 
+// OpenDir opens a directory of the host as a root.
+func OpenDir(path string) (*Root, error) {
+	dir, err := os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, kind(err))
+	}
+	return &Root{dir: dir}, nil
+}
+
+// Open opens what p is inside the root, after every link. It is only good for
+// looking at it and for binding it somewhere.
+func (r *Root) Open(p string) (*os.File, error) {
+	f, err := r.open(path.Clean("/"+p), unix.O_PATH, true)
+	if err != nil {
+		return nil, kind(err)
+	}
+	return f, nil
+}
+
 // Close gives the root back; a detached one is unmounted by that.
 func (r *Root) Close() error {
 	err := r.dir.Close()

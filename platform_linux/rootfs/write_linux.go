@@ -29,6 +29,9 @@ type WriteOptions struct {
 	Chown *Owner
 	// Devices allows device nodes.
 	Devices bool
+	// Itself lets the archive's own entry, ".", give the destination its owner and
+	// mode.
+	Itself bool
 }
 
 // WriteArchive extracts a tar into the existing directory p. Names are resolved
@@ -97,7 +100,16 @@ func (x *extractor) extract(h *tar.Header, body io.Reader) error {
 		if h.Typeflag != tar.TypeDir {
 			return fail(errdefs.ErrInvalidArgument)
 		}
-		return nil // the destination itself keeps its attributes
+		if !x.opts.Itself {
+			return nil // it keeps its attributes
+		}
+		if err := x.finishAt(x.base, ".", h); err != nil {
+			return fail(err)
+		}
+		if err := unix.Fchmodat(x.base, ".", unixMode(h.FileInfo().Mode()), 0); err != nil {
+			return fail(err)
+		}
+		return nil
 	}
 	dirName, baseName := path.Split(name)
 	parent, err := x.mkdirs(strings.TrimSuffix(dirName, "/"))

@@ -111,7 +111,7 @@ func (c *Container) config(f *pflag.FlagSet, image string, args []string) (*clie
 		Env:          append(env, c.env.Values...),
 		Image:        image,
 		WorkingDir:   c.workdir,
-		Labels:       toMap(append(labels, c.labels.Values...)),
+		Labels:       ToMap(append(labels, c.labels.Values...)),
 		StopSignal:   c.stopSignal,
 		Healthcheck:  health,
 	}
@@ -164,7 +164,7 @@ func (c *Container) hostConfig(f *pflag.FlagSet) (*client.HostConfig, error) {
 	}
 	h := &client.HostConfig{
 		ContainerIDFile: c.cidfile,
-		LogConfig:       client.LogConfig{Type: c.logDriver, Config: toMap(c.logOpts.Values)},
+		LogConfig:       client.LogConfig{Type: c.logDriver, Config: ToMap(c.logOpts.Values)},
 		NetworkMode:     c.networks.mode(),
 		RestartPolicy:   restart,
 		AutoRemove:      c.autoRemove,

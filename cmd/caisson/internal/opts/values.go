@@ -289,7 +289,7 @@ func (g *GPUs) Set(v string) error {
 			if err != nil {
 				return fmt.Errorf("failed to read gpu options: %w", err)
 			}
-			req.Options = toMap(opts)
+			req.Options = ToMap(opts)
 		default:
 			return fmt.Errorf("unexpected key '%s' in '%s'", key, field)
 		}
@@ -498,8 +498,8 @@ func numberOrStar(s string) bool {
 	return s == "*" || s != "" && strings.Trim(s, "0123456789") == ""
 }
 
-// toMap splits key=value pairs; a pair without = has an empty value.
-func toMap(kv []string) map[string]string {
+// ToMap splits key=value pairs; a pair without = has an empty value.
+func ToMap(kv []string) map[string]string {
 	m := make(map[string]string, len(kv))
 	for _, s := range kv {
 		k, v, _ := strings.Cut(s, "=")
