@@ -13,6 +13,7 @@ import (
 
 	"github.com/caisson-engine/caisson/engine/backend"
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
+	"github.com/caisson-engine/caisson/engine/container"
 	"github.com/caisson-engine/caisson/engine/policy"
 	"github.com/caisson-engine/caisson/engine/store"
 )
@@ -326,6 +327,17 @@ func offers[T any](e *Engine, proc BackendProcess, name, capability string) (T, 
 		return t, nil
 	}
 	return none, fmt.Errorf("backend %s cannot do this (it lacks capability %q): %w", name, capability, errdefs.ErrNotImplemented)
+}
+
+// ownStack says whether a container's network is another kernel's.
+func (e *Engine) ownStack(rec *container.Record) bool {
+	b, err := e.isolator(rec.Decision.Backend)
+	if err != nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.info != nil && slices.Contains(b.info.GetCapabilities(), backend.CapOwnStack)
 }
 
 // freezing is Pause or Resume, again if the backend dies under it. What it says

@@ -190,7 +190,7 @@ func (e *Engine) fillHost(ctx context.Context, rec *container.Record, d Defaults
 	if err := e.joinModes(ctx, h); err != nil {
 		return err
 	}
-	if err := fillNetwork(rec); err != nil {
+	if err := e.fillNetwork(rec); err != nil {
 		return err
 	}
 	if t := rec.Config.StopTimeout; t != nil && *t < -1 {
@@ -250,7 +250,7 @@ func (e *Engine) joinModes(ctx context.Context, h *apicontainer.HostConfig) erro
 }
 
 // fillNetwork settles the network mode and the host name.
-func fillNetwork(rec *container.Record) error {
+func (e *Engine) fillNetwork(rec *container.Record) error {
 	h, c := rec.Host, rec.Config
 	switch {
 	case c.NetworkDisabled:
@@ -263,10 +263,11 @@ func fillNetwork(rec *container.Record) error {
 			}
 		}
 	}
-	if len(rec.Endpoints) > 1 {
-		return invalid("container cannot be connected to network endpoints: one network per container is supported")
-	}
 	mode := h.NetworkMode
+	e.settleEndpoints(rec)
+	if own := mode.IsHost() || mode.IsNone() || mode.IsContainer(); own && len(rec.Endpoints) > 0 {
+		return invalid("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
+	}
 	if mode.IsContainer() {
 		for what, set := range map[string]bool{
 			"hostname":                  c.Hostname != "",
@@ -289,8 +290,15 @@ func fillNetwork(rec *container.Record) error {
 	if len(c.Domainname) > 64 {
 		return invalid("invalid domain name: %s: longer than 64 bytes", c.Domainname)
 	}
-	if len(h.Links) > 0 {
-		return fmt.Errorf("links are not supported by this engine: use a network and names: %w", errdefs.ErrNotImplemented)
+	switch {
+	case len(h.Links) == 0 || mode.IsBridge():
+	case mode.IsUserDefined():
+		// Clients name them here, too.
+		if s := rec.Endpoints[string(mode)]; len(s.Links) == 0 {
+			s.Links = h.Links
+		}
+	default:
+		return invalid("conflicting options: %s type networking can't be used with links. This would result in undefined behavior", mode.NetworkName())
 	}
 	if c.Hostname == "" && !mode.IsHost() && !mode.IsContainer() && !h.UTSMode.IsHost() {
 		c.Hostname = rec.ID[:12]

@@ -110,6 +110,13 @@ func (e *Engine) plan(ctx context.Context, r CreateRequest, img *images.Image) (
 	if rec.Decision, err = pol.Decide(e.question(who, rec, defaults)); err != nil {
 		return nil, err
 	}
+	for name := range rec.Endpoints {
+		if name != string(host.NetworkMode) && !who.Admin {
+			if err := e.networkViolation(rec, name); err != nil {
+				return nil, err
+			}
+		}
+	}
 	setLimits(&host, rec.Decision.Set)
 	if err := e.fillDisk(rec); err != nil {
 		return nil, err

@@ -78,8 +78,24 @@ type Network interface {
 	Attach(ctx context.Context, r network.Request) (*network.Attachment, *network.Netns, error)
 	// Release is idempotent.
 	Release(ctx context.Context, a *network.Attachment) error
-	// Restore makes the host match the live attachments and nothing else.
-	Restore(ctx context.Context, live []*network.Attachment) error
+	// Restore makes the host match the live attachments and nothing else. locate
+	// finds the namespace of a container that runs; "" if it cannot be entered.
+	Restore(ctx context.Context, live []*network.Attachment, locate func(container string) string) error
+
+	// NetworksFor lists what a tenant sees; "" is the host's owner, who sees all.
+	NetworksFor(tenant string) []network.Network
+	// Create makes a network; note stores it before anything is on the host. Load
+	// tells of one that was made before the last start.
+	Create(ctx context.Context, r network.CreateRequest, note func(network.Network) error) (network.Network, error)
+	Load(n network.Network)
+	// Remove takes one away that nobody is on; gone forgets it.
+	Remove(ctx context.Context, id string, gone func() error) error
+	// Connect and Disconnect change the networks of a container that runs, and
+	// give its attachment as it is then; Rename gives it another name on them.
+	Connect(ctx context.Context, r network.Request, id string) (*network.Attachment, error)
+	Disconnect(ctx context.Context, container, id string) (*network.Attachment, error)
+	Rename(ctx context.Context, container, was, name string) (*network.Attachment, error)
+
 	// WriteFiles writes hostname, hosts and resolv.conf for a container into dir.
 	WriteFiles(dir string, r network.Request, a *network.Attachment) error
 	// Warnings name what this host lacks, a sentence each.

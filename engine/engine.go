@@ -144,6 +144,8 @@ type Engine struct {
 	// images lets many create from images, or one delete them.
 	images sync.RWMutex
 
+	netMu sync.Mutex // held while a network is made, so that its quota holds
+
 	execMu sync.Mutex
 	execs  map[string]*execution // by id
 
@@ -175,6 +177,7 @@ const (
 	keyExec    = "x/"   // + exec id: execRecord
 	keyBackend = "b/"   // + backend name: cursor
 	keyVolume  = "v/"   // + [tenant/]name: volumeRecord
+	keyNetwork = "n/"   // + network id: network.Network
 	keyBoot    = "boot" // the boot that statuses are of
 )
 

@@ -122,6 +122,7 @@ func (e *Engine) giveBack(ctx context.Context, c *ctr, output bool) {
 			c.mu.Lock()
 			c.st.Network = nil // who is told of the end sees no ports any more
 			c.mu.Unlock()
+			e.emitEndpoints(rec, events.ActionDisconnect, st.Network.Endpoints)
 		}
 	}
 	e.cfg.Crash("exit.network")

@@ -150,6 +150,12 @@ func networkSettings(rec *container.Record, st *container.Status) *apicontainer.
 	a := st.Network
 	if mode := rec.Host.NetworkMode; !mode.IsContainer() && (a == nil || len(a.Endpoints) == 0) {
 		s.Networks[networkName(mode)] = asked(rec, networkName(mode))
+		if len(rec.Endpoints) > 0 {
+			clear(s.Networks)
+		}
+		for name := range rec.Endpoints {
+			s.Networks[name] = asked(rec, name)
+		}
 	}
 	if a == nil {
 		return s
@@ -182,7 +188,7 @@ func networkName(m apicontainer.NetworkMode) string {
 func endpoint(ep network.Endpoint, s *apinetwork.EndpointSettings) *apinetwork.EndpointSettings {
 	s.NetworkID, s.EndpointID = ep.NetworkID, ep.EndpointID
 	s.Gateway, s.IPv6Gateway = ep.Gateway4, ep.Gateway6
-	s.Aliases = ep.Aliases
+	s.Aliases, s.DNSNames = ep.Aliases, ep.DNSNames
 	if mac, err := net.ParseMAC(ep.MAC); err == nil {
 		s.MacAddress = apinetwork.HardwareAddr(mac)
 	}

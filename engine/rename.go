@@ -45,6 +45,16 @@ func (e *Engine) Rename(ctx context.Context, ref, want string) error {
 		return err
 	}
 	e.ctrs.Unreserve(rec.Tenant, rec.Name, c.id)
+	if st.Network != nil {
+		// What fails is only that others do not find it by the new name yet.
+		att, err := e.cfg.Network.Rename(ctx, c.id, rec.Name, name)
+		if err != nil {
+			e.log.Warn("a container's new name is not served", "container", c.id, "error", err)
+		}
+		if att != nil {
+			e.note(c, func(st *container.Status) { st.Network = att })
+		}
+	}
 	e.emit(&renamed, events.ActionRename, "oldName", "/"+rec.Name)
 	return nil
 }

@@ -57,6 +57,18 @@ func (e *Engine) load() error {
 			e.execs[x.id] = x
 		}
 	}
+	for _, key := range e.journal.Keys(keyNetwork) {
+		b, err := e.journal.Get(key)
+		if err != nil {
+			return err
+		}
+		var n network.Network
+		if err := unmarshal(b, &n); err != nil || keyNetwork+n.ID != key {
+			e.log.Error("cannot read a network's record; it is left alone", "network", strings.TrimPrefix(key, keyNetwork), "error", err)
+			continue
+		}
+		e.cfg.Network.Load(n)
+	}
 	if b, err := e.journal.Get(keyBoot); err == nil {
 		_ = unmarshal(b, &e.booted) // damaged: taken for another boot, which is safe
 	}
@@ -156,7 +168,7 @@ func (e *Engine) restoreNetwork(ctx context.Context) error {
 			live = append(live, st.Network)
 		}
 	}
-	if err := e.cfg.Network.Restore(ctx, live); err != nil {
+	if err := e.cfg.Network.Restore(ctx, live, e.namespaceOf); err != nil {
 		return fmt.Errorf("restore networks: %w", err)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -150,7 +151,17 @@ func (e *Engine) launch(ctx context.Context, c *ctr, rec *container.Record) (*ba
 	}
 	var ns *network.Netns
 	if !rec.Host.NetworkMode.IsContainer() {
-		req := networkRequest(rec)
+		req := e.networkRequest(rec)
+		links, err := e.links(rec)
+		if err != nil {
+			return nil, err
+		}
+		req.ExtraHosts = append(slices.Clone(req.ExtraHosts), links.hosts...)
+		if len(links.env) > 0 {
+			config := *in.Config
+			config.Env = append(slices.Clone(config.Env), links.env...)
+			in.Config = &config
+		}
 		var att *network.Attachment
 		if att, ns, err = e.cfg.Network.Attach(ctx, req); err != nil {
 			return nil, err
@@ -158,6 +169,7 @@ func (e *Engine) launch(ctx context.Context, c *ctr, rec *container.Record) (*ba
 		defer func() { _ = ns.Close() }()
 		e.cfg.Crash("start.network")
 		e.note(c, func(st *container.Status) { st.Network = att })
+		e.emitEndpoints(rec, events.ActionConnect, att.Endpoints)
 		if ns != nil {
 			netns = ns.Path
 		}
@@ -351,7 +363,7 @@ func (e *Engine) files(id string) spec.Files {
 	return f
 }
 
-func networkRequest(rec *container.Record) network.Request {
+func (e *Engine) networkRequest(rec *container.Record) network.Request {
 	h, c := rec.Host, rec.Config
 	r := network.Request{
 		Container: rec.ID, Tenant: rec.Tenant, Mode: string(h.NetworkMode), Name: rec.Name,
@@ -359,6 +371,7 @@ func networkRequest(rec *container.Record) network.Request {
 		Ports: h.PortBindings, PublishAll: h.PublishAllPorts,
 		DNS: h.DNS, DNSSearch: h.DNSSearch, DNSOptions: h.DNSOptions, ExtraHosts: h.ExtraHosts,
 		Sysctls: spec.NetSysctls(h.Sysctls), Endpoints: rec.Endpoints,
+		OwnStack: e.ownStack(rec),
 	}
 	for p := range c.ExposedPorts {
 		r.Exposed = append(r.Exposed, p)

@@ -199,8 +199,8 @@ const secret = "alphas-secret"
 
 // things are what a tenant has of every kind: all the words for each.
 type things struct {
-	containers, execs, images, volumes []string
-	marks                              []string // that nobody else may see
+	containers, execs, images, networks, volumes []string
+	marks                                        []string // that nobody else may see
 }
 
 func (h *house) furnish(as string) things {
@@ -217,6 +217,9 @@ func (h *house) furnish(as string) things {
 		x.execs = append(x.execs, h.made(h.must(as, "POST", "/containers/"+run+"/exec", fmt.Sprintf(`{"Cmd":["sh","-c",%q],"Tty":true}`, cmd))))
 	}
 	h.must(as, "POST", "/exec/"+x.execs[0]+"/start", `{"Detach":true}`)
+	net := h.made(h.must(as, "POST", "/networks/create", fmt.Sprintf(`{"Name":%q,"Labels":{%q:"1"}}`, secret+"-net", secret)))
+	h.must(as, "POST", "/networks/"+net+"/connect", fmt.Sprintf(`{"Container":%q}`, idle))
+	x.networks = []string{net, net[:12], net[:4], secret + "-net"}
 	x.containers = []string{run, run[:12], run[:4], secret + "-run", idle, secret + "-idle"}
 	x.images = []string{img, strings.TrimPrefix(img, "sha256:"), img[7:19], "127.0.0.1:1/" + secret + ":1", "127.0.0.1:1/" + secret + "@" + img, "127.0.0.1:1/" + secret}
 	h.must(as, "POST", "/volumes/create", fmt.Sprintf(`{"Name":%q,"Labels":{%q:"1"}}`, secret+"-idle-volume", secret))
@@ -230,7 +233,7 @@ func (h *house) furnish(as string) things {
 			h.t.Fatal(err)
 		}
 	}
-	x.marks = append([]string{secret, run, run[:12], idle, idle[:12], img[7:], img[7:19]}, x.execs...)
+	x.marks = append([]string{net, net[:12], secret, run, run[:12], idle, idle[:12], img[7:], img[7:19]}, x.execs...)
 	return x
 }
 
@@ -282,6 +285,11 @@ var questions = map[string]struct {
 	"POST /volumes/prune":            {"filters=" + url.QueryEscape(`{"all":["true"]}`), nil},
 
 	"PUT /caisson/volumes/{name...}/archive": {"", []byte("no archive")},
+	"POST /networks/create":                  {"", `{"Name":"bridge"}`},
+	// Of a container that nobody has: an owner is told that it is not there.
+	"POST /networks/{id}/connect":    {"", `{"Container":"none"}`},
+	"POST /networks/{id}/disconnect": {"", `{"Container":"none"}`},
+	"POST /networks/prune":           {"", nil},
 }
 
 // target is a route's path with an object in it.
@@ -319,9 +327,7 @@ func (x things) objects(r dockerapi.Route) (words []string, ghost func(word stri
 	case strings.HasPrefix(r.Pattern, "/volumes/"), strings.HasPrefix(r.Pattern, "/caisson/volumes/"):
 		return x.volumes, same, true
 	case strings.HasPrefix(r.Pattern, "/networks/"):
-		// Every network there is now is the host owner's, which all may look at;
-		// the lists below show that no container of another is on it.
-		return []string{"bridge"}, nil, true
+		return x.networks, same, true
 	}
 	// What no engine of this version serves answers 501 whatever it is about. A
 	// kind of object that is served one day must be taught here.
@@ -453,6 +459,13 @@ func (h *house) state(x things) map[string]string {
 	for _, v := range x.volumes {
 		out[v] = h.must(alpha, "GET", "/volumes/"+v, nil)
 	}
+	var nets []struct{ ID, Name string }
+	if err := json.Unmarshal([]byte(h.must(alpha, "GET", "/networks", nil)), &nets); err != nil {
+		h.t.Fatal(err)
+	}
+	for _, n := range nets {
+		out[n.ID] = n.Name
+	}
 	return out
 }
 
@@ -509,6 +522,10 @@ func (h *house) insideBodies(x things) map[string]inside {
 		"volume ls label":                filter("/volumes?", "label", secret, "nobodys"),
 		"events of a volume":             filter(fmt.Sprintf("/events?since=1&until=%d&", time.Now().Unix()+1), "volume", secret+"-volume", "nobodys-volume"),
 		"ps volume":                      filter("/containers/json?all=1&", "volume", secret+"-volume", "nobodys-volume"),
+		"ps network":                     filter("/containers/json?all=1&", "network", secret+"-net", "nobodys-net"),
+		"networks of a name":             filter("/networks?", "name", secret+"-net", "nobodys-net"),
+		"connect":                        {"POST", run, noID, fixed("/networks/bridge/connect"), func(w string) any { return fmt.Sprintf(`{"Container":%q}`, w) }},
+		"disconnect":                     {"POST", run, noID, fixed("/networks/bridge/disconnect"), func(w string) any { return fmt.Sprintf(`{"Container":%q}`, w) }},
 		"images before":                  filter("/images/json?", "before", x.images[3], "127.0.0.1:1/nobodys:1"),
 		"images reference":               filter("/images/json?", "reference", x.images[3], "127.0.0.1:1/nobodys:1"),
 		"an archive that names a digest": {"POST", img, noImage, fixed("/images/load"), func(w string) any { return bytes.ReplaceAll(archive.Bytes(), []byte(img), []byte(w)) }},

@@ -166,7 +166,9 @@ func (b *Backend) Info(ctx context.Context) (*backendpb.InfoReply, error) {
 	r.Levels = []*backendpb.Level{{Name: rt.Level, Strength: rt.Strength}}
 	r.DefaultLevel = rt.Level
 	r.Capabilities = []string{backend.CapFiles, backend.CapPause}
-	if !b.dialect.ownKernel {
+	if b.dialect.ownKernel {
+		r.Capabilities = append(r.Capabilities, backend.CapOwnStack)
+	} else {
 		r.Capabilities = append(r.Capabilities, backend.CapProcesses)
 		if rt.Strength > backend.StrengthProcess {
 			r.Warnings = append(r.Warnings, fmt.Sprintf("level %s has strength %d by the host owner's word alone: containers of %s (%s) share the host's kernel, as far as this engine knows",

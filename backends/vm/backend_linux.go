@@ -184,7 +184,7 @@ func (b *Backend) Info(context.Context) (*backendpb.InfoReply, error) {
 		Name: Name, Version: b.cfg.Version, Os: "linux", Arch: goruntime.GOARCH,
 		Levels:       []*backendpb.Level{{Name: LevelVM, Strength: backend.StrengthVM}},
 		DefaultLevel: LevelVM,
-		Capabilities: []string{backend.CapPause, backend.CapProcesses, backend.CapFiles},
+		Capabilities: []string{backend.CapPause, backend.CapProcesses, backend.CapFiles, backend.CapOwnStack},
 		Facts:        facts, Warnings: warnings,
 	}
 	if b.host.problem != nil {

@@ -18,6 +18,10 @@ func commands() *command {
 				&historyCommand, &importCommand, &imageInspectCommand, &loadCommand, named(imagesCommand, "ls", "list"), &imagePruneCommand,
 				&pullCommand, &pushCommand, named(rmiCommand, "rm", "remove"), &saveCommand, &tagCommand,
 			}},
+			{name: "network", short: "Manage networks", sub: []*command{
+				&networkConnectCommand, &networkCreateCommand, &networkDisconnectCommand, &networkInspectCommand,
+				&networkLsCommand, &networkPruneCommand, &networkRmCommand,
+			}},
 			{name: "system", short: "Manage the engine", sub: []*command{
 				&dfCommand, &eventsCommand, &infoCommand, &systemPruneCommand,
 			}},

@@ -181,8 +181,8 @@ var createCompletions = map[string]completer{
 	"ipc":          completeMode("none", "host", "private", "shareable"),
 	"isolation":    completeWords("default", "process", "vm", "hyperv"),
 	"log-driver":   completeWords("json-file", "local", "none"),
-	"network":      completeMode("bridge", "host", "none"),
-	"net":          completeMode("bridge", "host", "none"),
+	"network":      completeNetworkMode,
+	"net":          completeNetworkMode,
 	"pid":          completeMode("host"),
 	"platform":     completePlatforms,
 	"pull":         completeWords("always", "missing", "never"),
@@ -260,6 +260,27 @@ func completeMode(words ...string) completer {
 		}
 		return append(matching(append(words, "container:"), prefix), directiveNoSpace)
 	}
+}
+
+// completeNetworkMode proposes the engine's networks and container:NAME.
+func completeNetworkMode(ctx context.Context, a *app, args []string, prefix string) []string {
+	return completeMode(completeNetworks(ctx, a, nil, prefix)...)(ctx, a, args, prefix)
+}
+
+func completeNetworks(ctx context.Context, a *app, _ []string, _ string) []string {
+	api, err := a.client()
+	if err != nil {
+		return nil
+	}
+	list, err := api.Networks(ctx, nil)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, n := range list {
+		out = append(out, n.Name)
+	}
+	return out
 }
 
 func completePlatforms(context.Context, *app, []string, string) []string {

@@ -38,7 +38,7 @@ func TestCompleteLine(t *testing.T) {
 		"kill -s SIGU":              "SIGUSR1 SIGUSR2",
 		"kill --signal TE":          "TERM",
 		"ps --filter st":            "status= :nospace",
-		"inspect --type ":           "container image volume",
+		"inspect --type ":           "container image network volume",
 		"image rm ngi":              "nginx:1.27 nginx:latest nginx",
 		"cp we":                     ":files :nospace web:",
 		"load --input ":             ":files",

@@ -31,7 +31,7 @@ var inspectCommand = command{
 	min:      1,
 	max:      -1,
 	complete: completeObjects,
-	flags:    map[string]completer{"type": completeWords("container", "image", "volume")},
+	flags:    map[string]completer{"type": completeWords("container", "image", "network", "volume")},
 	setup: func(a *app, f *pflag.FlagSet) action {
 		var tmpl, typ string
 		var size bool
@@ -50,7 +50,7 @@ var inspectCommand = command{
 				}
 			}
 			if len(kinds) == 0 {
-				return fmt.Errorf("%q is not a valid value for --type; use container, image or volume: %w", typ, errdefs.ErrInvalidArgument)
+				return fmt.Errorf("%q is not a valid value for --type; use container, image, network or volume: %w", typ, errdefs.ErrInvalidArgument)
 			}
 			return inspect(a.out, tmpl, names, func(name string) (json.RawMessage, any, error) {
 				for _, k := range kinds {
@@ -93,6 +93,9 @@ var inspectKinds = []inspectKind{
 	{"image", func(ctx context.Context, api *client.Client, name string, _ bool) (json.RawMessage, error) {
 		return api.ImageInspect(ctx, name, "")
 	}, newImageObject},
+	{"network", func(ctx context.Context, api *client.Client, name string, _ bool) (json.RawMessage, error) {
+		return api.InspectNetwork(ctx, name)
+	}, newNetworkObject},
 	{"volume", func(ctx context.Context, api *client.Client, name string, _ bool) (json.RawMessage, error) {
 		return api.VolumeInspect(ctx, name)
 	}, func() any { return &client.Volume{} }},

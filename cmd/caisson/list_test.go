@@ -99,6 +99,7 @@ func fixture() map[string]answer {
 		},
 		"GET /images/search":      ok([]object{{"name": "nginx", "description": "Official build of Nginx, with a description that is quite long", "star_count": 20000, "is_official": true}}),
 		"POST /containers/*/wait": ok(object{"StatusCode": 3}),
+		"POST /networks/prune":    ok(object{"NetworksDeleted": []string{"front"}}),
 		"POST /containers/prune":  ok(object{"ContainersDeleted": []string{id("b2")}, "SpaceReclaimed": 12345}),
 		"POST /images/prune":      ok(object{"ImagesDeleted": []object{{"Untagged": "a:b"}, {"Deleted": "sha256:x"}}, "SpaceReclaimed": 5}),
 		"DELETE /images/*":        ok([]object{{"Untagged": "a:b"}, {"Deleted": "sha256:x"}}),

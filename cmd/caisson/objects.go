@@ -129,3 +129,31 @@ type imageObject struct {
 }
 
 func newImageObject() any { return &imageObject{} }
+
+// netObject is a network as inspect's templates see it.
+type netObject struct {
+	Name       string
+	ID         string `json:"Id"`
+	Created    time.Time
+	Scope      string
+	Driver     string
+	EnableIPv4 bool
+	EnableIPv6 bool
+	IPAM       client.IPAM
+	Internal   bool
+	Attachable bool
+	Ingress    bool
+	ConfigFrom struct{ Network string }
+	ConfigOnly bool
+	Containers map[string]struct {
+		Name        string
+		EndpointID  string
+		MacAddress  string
+		IPv4Address string
+		IPv6Address string
+	}
+	Options map[string]string
+	Labels  map[string]string
+}
+
+func newNetworkObject() any { return &netObject{} }

@@ -189,6 +189,7 @@ func amounts(q client.Quota) string {
 	add(q.CPUs, "cpus", strconv.FormatFloat(q.CPUs, 'f', -1, 64))
 	add(float64(q.Pids), "pids", strconv.FormatInt(q.Pids, 10))
 	add(float64(q.PublishedPorts), "published ports", strconv.Itoa(q.PublishedPorts))
+	add(float64(q.Networks), "networks", strconv.Itoa(q.Networks))
 	add(float64(q.Disk), "disk", units.BytesSize(float64(q.Disk)))
 	return strings.Join(out, ", ")
 }

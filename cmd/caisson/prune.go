@@ -62,7 +62,7 @@ var systemPruneCommand = command{
 	args:  "[OPTIONS]",
 	short: "Remove unused data",
 	examples: []string{
-		"system prune # Stopped containers and images without a name",
+		"system prune # Stopped containers, unused networks and images without a name",
 		"system prune -af # Also images that no container uses, without asking",
 	},
 	flags: map[string]completer{"filter": completeWords("label=", "until=")},
@@ -71,8 +71,8 @@ var systemPruneCommand = command{
 		f.BoolVarP(&p.all, "all", "a", false, "Remove all unused images not just dangling ones")
 		volumes := f.Bool("volumes", false, "Prune anonymous volumes")
 		return func(ctx context.Context, _ []string) error {
-			what := []string{"This will remove:", "all stopped containers"}
-			parts := []func(context.Context) (uint64, error){p.containers}
+			what := []string{"This will remove:", "all stopped containers", "all networks not used by at least one container"}
+			parts := []func(context.Context) (uint64, error){p.containers, p.networks}
 			if *volumes {
 				what = append(what, "all anonymous volumes not used by at least one container")
 				parts = append(parts, p.anonymous)
@@ -165,6 +165,14 @@ func (p *pruner) pruneVolumes(ctx context.Context, f client.Filters) (uint64, er
 		fmt.Fprintf(p.app.out, "Deleted Volumes:\n%s\n\n", strings.Join(r.VolumesDeleted, "\n"))
 	}
 	return r.SpaceReclaimed, err
+}
+
+func (p *pruner) networks(ctx context.Context) (uint64, error) {
+	names, err := p.api.PruneNetworks(ctx, p.filter.Values)
+	if err == nil && len(names) > 0 {
+		fmt.Fprintf(p.app.out, "Deleted Networks:\n%s\n\n", strings.Join(names, "\n"))
+	}
+	return 0, err
 }
 
 func (p *pruner) images(ctx context.Context) (uint64, error) {

@@ -19,6 +19,7 @@ import (
 	"github.com/caisson-engine/caisson/engine/spec"
 	"github.com/caisson-engine/caisson/platform_linux/diskquota"
 	"github.com/caisson-engine/caisson/platform_linux/hostnet"
+	"github.com/caisson-engine/caisson/platform_linux/hostnet/resolver"
 	"github.com/caisson-engine/caisson/platform_linux/keeper"
 )
 
@@ -36,7 +37,7 @@ type platform struct {
 }
 
 func newPlatform(c *config, log *slog.Logger) (*platform, error) {
-	driver, err := hostnet.New(hostnet.Config{HostID: c.HostID, Log: log})
+	driver, err := hostnet.New(hostnet.Config{HostID: c.HostID, Names: nameServer(c), Log: log})
 	if err != nil {
 		return nil, fmt.Errorf("host network: %w", err)
 	}
@@ -98,6 +99,17 @@ func guard(c *config, l *launcher) (stop func()) {
 		}
 	}
 	return func() {}
+}
+
+// nameServer is the process that answers containers' name queries.
+func nameServer(c *config) resolver.Config {
+	for _, dir := range c.backendDirs() {
+		program := filepath.Join(dir, "caisson-dns")
+		if _, err := os.Stat(program); err == nil {
+			return resolver.Config{Program: program, Dir: filepath.Join(c.ExecRoot, "dns")}
+		}
+	}
+	return resolver.Config{}
 }
 
 func networkConfig(c *config, log *slog.Logger) network.Config {

@@ -101,6 +101,10 @@ const (
 	CapProcesses = "processes" // ProcessLister
 	CapFiles     = "files"     // Files
 	CapUserNS    = "userns"    // a user namespace in the OCI spec is honoured
+	// CapOwnStack says that containers have a network stack of their own, which
+	// has the addresses of the sandbox's namespace as they are when it is opened:
+	// what listens in the namespace is not there for them.
+	CapOwnStack = "own-network-stack"
 )
 
 // Strength of the levels this project defines; see backendpb.Level.

@@ -88,6 +88,7 @@ type Quota struct {
 	CPUs           float64
 	Pids           int64
 	PublishedPorts int
+	Networks       int
 	Disk           int64
 }
 

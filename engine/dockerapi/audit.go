@@ -9,6 +9,7 @@ import (
 
 	"github.com/caisson-engine/caisson/engine/audit"
 	"github.com/caisson-engine/caisson/engine/identity"
+	"github.com/caisson-engine/caisson/engine/network"
 	"github.com/caisson-engine/caisson/engine/policy"
 )
 
@@ -26,7 +27,7 @@ var audited = map[string]bool{"/containers/{id}/attach/ws": true}
 // audit notes how a request that changes something was answered, or that one was
 // denied. Of several calls the first counts: a stream is noted when it begins.
 func (c *call) audit(err error) {
-	denied := errdefs.IsPermissionDenied(err)
+	denied := errdefs.IsPermissionDenied(err) && !network.ByState(err)
 	if c.audited || c.cfg.Audit == nil {
 		return
 	}

@@ -63,6 +63,7 @@ var (
 	containerFilters = filterKeys{"ancestor", "annotation", "before", "exited", "expose", "health", "id", "is-task", "isolation",
 		"label", "name", "network", "publish", "since", "status", "volume"}
 	containerPruneFilters = filterKeys{"label", "label!", "until"}
+	networkPruneFilters   = filterKeys{"label", "label!", "until"}
 	imageFilters          = filterKeys{"before", "dangling", "label", "reference", "since", "until"}
 	imagePruneFilters     = filterKeys{"dangling", "label", "label!", "until"}
 	eventFilters          = filterKeys{"config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope",

@@ -7,6 +7,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	api "github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/api/types/volume"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -111,6 +112,12 @@ type Images interface {
 
 // Networks is what the API needs of networks; *engine.Engine is it.
 type Networks interface {
-	// Networks lists those that the context's client sees.
+	// Networks lists those that the context's client sees; FindNetwork finds one.
 	Networks(ctx context.Context) []network.Network
+	FindNetwork(ctx context.Context, ref string) (network.Network, error)
+	CreateNetwork(ctx context.Context, r network.CreateRequest) (id string, err error)
+	RemoveNetwork(ctx context.Context, ref string) error
+	PruneNetworks(ctx context.Context, f map[string][]string) (api.PruneReport, error)
+	ConnectNetwork(ctx context.Context, ref, container string, s *api.EndpointSettings) error
+	DisconnectNetwork(ctx context.Context, ref, container string, force bool) error
 }

@@ -48,7 +48,7 @@ func statusOf(err error) (int, string) {
 func message(err, kind error) string {
 	msg := err.Error()
 	short, ok := strings.CutSuffix(msg, ": "+kind.Error())
-	if !ok || errdefs.IsNotFound(kind) && !strings.HasPrefix(msg, "No such ") {
+	if !ok || errdefs.IsNotFound(kind) && !strings.HasPrefix(msg, "No such ") && !strings.HasSuffix(short, "not found") {
 		return msg
 	}
 	return short

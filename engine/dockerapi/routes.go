@@ -12,13 +12,12 @@ const (
 
 // Why some routes of the Docker Engine API are known but not served.
 const (
-	noBuild    = "this version does not build images; build elsewhere and load or pull the image"
-	noNetworks = "this version has the networks bridge, host and none only"
-	noSwarm    = "caisson is not a cluster manager"
-	noPlugins  = "isolation backends are caisson's plugins: see GET /caisson/backends"
-	noCRIU     = "no isolation backend of this version can checkpoint"
-	noRemote   = "look at the registry with another tool, or pull the image"
-	noAttest   = "attestations of images are stored but not interpreted"
+	noBuild   = "this version does not build images; build elsewhere and load or pull the image"
+	noSwarm   = "caisson is not a cluster manager"
+	noPlugins = "isolation backends are caisson's plugins: see GET /caisson/backends"
+	noCRIU    = "no isolation backend of this version can checkpoint"
+	noRemote  = "look at the registry with another tool, or pull the image"
+	noAttest  = "attestations of images are stored but not interpreted"
 )
 
 // routes is the API, one line each. Where two patterns match a path, the first wins.
@@ -90,11 +89,11 @@ var routes = []route{
 
 	{get, "/networks", 0, "list networks", (*call).networkList, ""},
 	{get, "/networks/{id}", 0, "inspect a network", (*call).networkInspect, ""},
-	{post, "/networks/create", 0, "creating a network", nil, noNetworks},
-	{post, "/networks/prune", 0, "deleting unused networks", nil, noNetworks},
-	{post, "/networks/{id}/connect", 0, "connecting a container to a network", nil, noNetworks},
-	{post, "/networks/{id}/disconnect", 0, "disconnecting a container from a network", nil, noNetworks},
-	{del, "/networks/{id}", 0, "removing a network", nil, noNetworks},
+	{post, "/networks/create", 0, "create a network", (*call).networkCreate, ""},
+	{post, "/networks/prune", 0, "delete unused networks", (*call).networkPrune, ""},
+	{post, "/networks/{id}/connect", 0, "connect a container to a network", (*call).networkConnect, ""},
+	{post, "/networks/{id}/disconnect", 0, "disconnect a container from a network", (*call).networkDisconnect, ""},
+	{del, "/networks/{id}", 0, "remove a network", (*call).networkRemove, ""},
 
 	{get, "/volumes", 0, "list volumes", (*call).volumeList, ""},
 	{post, "/volumes/create", 0, "create a volume", (*call).volumeCreate, ""},

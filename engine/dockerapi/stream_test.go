@@ -69,7 +69,7 @@ func TestPullStream(t *testing.T) {
 	want := `{"status":"Pulling from x","progressDetail":{},"id":"latest"}
 {"status":"Downloading","progressDetail":{"current":1,"total":2},"id":"0123456789ab"}
 {"status":"Digest: sha256:0"}
-{"error":"manifest for x:1 not found: not found","errorDetail":{"code":404,"message":"manifest for x:1 not found: not found"}}
+{"error":"manifest for x:1 not found","errorDetail":{"code":404,"message":"manifest for x:1 not found"}}
 `
 	if s := strings.ReplaceAll(string(body), "\r", ""); r.StatusCode != http.StatusOK || s != want || !got.AllTags {
 		t.Errorf("an error after the first message: %s\n%s", r.Status, s)

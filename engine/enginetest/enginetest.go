@@ -4,6 +4,8 @@ package enginetest
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -157,13 +159,14 @@ func (s *Images) Delete(_ context.Context, ref string, force, _ bool, users func
 	return []images.Deleted{{Untagged: "img:latest"}, {Deleted: ID.String()}}, nil
 }
 
-// Network hands out addresses and remembers who has one in a file, so that a
+// Network hands out addresses on one bridge, has networks that nobody is on, and remembers who has one in a file, so that a
 // test sees what a crashed engine left.
 type Network struct {
 	Dir  string
 	Fail map[string]error // by method
 	mu   sync.Mutex
 	next byte
+	made []network.Network
 }
 
 // Attach gives every container an address.
@@ -205,7 +208,7 @@ func (n *Network) Release(_ context.Context, a *network.Attachment) error {
 }
 
 // Restore drops what is not live.
-func (n *Network) Restore(_ context.Context, live []*network.Attachment) error {
+func (n *Network) Restore(_ context.Context, live []*network.Attachment, _ func(string) string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	ids := n.held()
@@ -242,6 +245,68 @@ func (n *Network) held() (out []string) {
 // WriteFiles writes the container's host name.
 func (n *Network) WriteFiles(dir string, r network.Request, _ *network.Attachment) error {
 	return os.WriteFile(filepath.Join(dir, "hostname"), []byte(r.Hostname+"\n"), 0o644)
+}
+
+// NetworksFor lists those that were made, a tenant's only its own.
+func (n *Network) NetworksFor(tenant string) []network.Network {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := []network.Network{{ID: "netid", Name: "bridge", Driver: "bridge", Tenant: tenant}}
+	for _, m := range n.made {
+		if tenant == "" || m.Tenant == tenant {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// Create keeps a network in memory.
+func (n *Network) Create(_ context.Context, r network.CreateRequest, note func(network.Network) error) (network.Network, error) {
+	sum := sha256.Sum256([]byte(r.Tenant + "/" + r.Name))
+	m := network.Network{ID: hex.EncodeToString(sum[:]), Name: r.Name, Driver: "bridge", Tenant: r.Tenant, Labels: r.Labels, Made: true}
+	if slices.ContainsFunc(n.NetworksFor(""), func(o network.Network) bool { return o.ID == m.ID }) {
+		return m, fmt.Errorf("network with name %s already exists: %w", r.Name, errdefs.ErrConflict)
+	}
+	if err := note(m); err != nil {
+		return m, err
+	}
+	if err := n.Fail["Create"]; err != nil {
+		return m, err
+	}
+	n.Load(m)
+	return m, nil
+}
+
+// Load keeps it, too.
+func (n *Network) Load(m network.Network) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.made = append(n.made, m)
+}
+
+// Remove forgets one.
+func (n *Network) Remove(_ context.Context, id string, gone func() error) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.made = slices.DeleteFunc(n.made, func(m network.Network) bool { return m.ID == id })
+	return gone()
+}
+
+// Connect adds an endpoint to what the container has.
+func (n *Network) Connect(_ context.Context, r network.Request, id string) (*network.Attachment, error) {
+	a := &network.Attachment{Container: r.Container, Mode: r.Mode}
+	a.Endpoints = []network.Endpoint{{Network: "bridge", NetworkID: "netid"}, {Network: id, NetworkID: id}}
+	return a, n.Fail["Connect"]
+}
+
+// Disconnect leaves the bridge.
+func (n *Network) Disconnect(_ context.Context, container, _ string) (*network.Attachment, error) {
+	return &network.Attachment{Container: container, Endpoints: []network.Endpoint{{Network: "bridge", NetworkID: "netid"}}}, n.Fail["Disconnect"]
+}
+
+// Rename does nothing.
+func (n *Network) Rename(context.Context, string, string, string) (*network.Attachment, error) {
+	return nil, nil
 }
 
 // Warnings has one.

@@ -170,6 +170,9 @@ func (m *Manager) resolvConf(r Request, a *Attachment) []byte {
 		options = m.cfg.DNSOptions
 	}
 	raw := readHost(hostResolv)
+	if own := m.ownResolver(a); own.IsValid() {
+		return ownResolvConf(own, search, options, parseResolv(raw))
+	}
 	if a.Mode == HostNetwork && len(dns)+len(search)+len(options) == 0 {
 		return raw
 	}
@@ -189,6 +192,11 @@ func (m *Manager) resolvConf(r Request, a *Attachment) []byte {
 	if len(options) == 0 {
 		options = host.options
 	}
+	return writeResolv(dns, search, options)
+}
+
+// writeResolv writes resolv.conf.
+func writeResolv(dns []netip.Addr, search, options []string) []byte {
 	var b bytes.Buffer
 	for _, s := range dns {
 		fmt.Fprintf(&b, "nameserver %s\n", s)

@@ -24,6 +24,7 @@ type addrPool struct {
 	next   int             // where the search begins
 	free   int             // clear bits in used
 	far    map[uint64]bool // chosen addresses beyond the window
+	within netip.Prefix    // of which take gives; zero: the whole subnet
 }
 
 // newAddrPool makes the pool of a subnet, without its first address and, for
@@ -50,6 +51,9 @@ func (p *addrPool) taken(n int) bool { return p.used[n/64]&(1<<(n%64)) != 0 }
 
 // take gives an address that nobody has.
 func (p *addrPool) take() (netip.Addr, error) {
+	if p.within.IsValid() && p.within != p.subnet {
+		return p.takeWithin()
+	}
 	if p.free == 0 {
 		return netip.Addr{}, fmt.Errorf("no free address is left in %s: remove containers, or give the network a larger subnet: %w", p.subnet, errdefs.ErrResourceExhausted)
 	}
@@ -67,6 +71,22 @@ func (p *addrPool) take() (netip.Addr, error) {
 		p.next = (n + 1) % p.size
 		return addrAt(p.subnet, uint64(n)), nil
 	}
+}
+
+// takeWithin is take where a client bounded what is handed out.
+func (p *addrPool) takeWithin() (netip.Addr, error) {
+	room := poolWindow
+	if host := p.within.Addr().BitLen() - p.within.Bits(); host < 16 {
+		room = 1 << host
+	}
+	for range room {
+		a := addrAt(p.within, uint64(p.next%room))
+		p.next++
+		if p.reserve(a) == nil {
+			return a, nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("no free address is left in the range %s: remove containers, or give the network a larger range: %w", p.within, errdefs.ErrResourceExhausted)
 }
 
 // reserve takes one particular address.

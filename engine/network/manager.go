@@ -1,7 +1,6 @@
 package network
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -26,32 +25,47 @@ const (
 	NoneNetwork   = "none"
 )
 
-// Network describes a network, for clients to look at.
+// Network describes a network.
 type Network struct {
 	ID        string
 	Name      string
-	Driver    string // bridge, host, null
-	Tenant    string // whose it is: "" is the host owner's, which everybody may use
+	Driver    string // bridge, host, null, macvlan, ipvlan
+	Tenant    string // whose it is: "" is the host owner's
 	Created   time.Time
 	Interface string       // the bridge on the host, "" if there is none
 	IPv4      netip.Prefix // gateway's address with the subnet's length; zero: none
 	IPv6      netip.Prefix
 	MTU       int
-	Endpoints map[string]Endpoint // by container
+	Endpoints map[string]Endpoint `json:"-"` // by container
+
+	// What follows is of networks that a client made. The engine stores them, but
+	// for the endpoints, and hands them to Load.
+	Made             bool
+	Number           int  `json:",omitempty"` // its interface derives from it
+	Internal         bool `json:",omitempty"` // nothing goes in or out
+	Attachable       bool `json:",omitempty"`
+	Static4, Static6 bool // the client chose the subnet, and may choose addresses
+	Range4, Range6   netip.Prefix
+	Aux              map[string]netip.Addr `json:",omitempty"`
+	Options          map[string]string     `json:",omitempty"`
+	Labels           map[string]string     `json:",omitempty"`
+	IPAMOptions      map[string]string     `json:",omitempty"`
 }
 
 // subnetwork is a network with its addresses. The manager's mutex guards it.
 type subnetwork struct {
 	Network
 	pool4, pool6 *addrPool // nil without that family
-	problem      error     // why a tenant's cannot be used, nil if it can
+	problem      error     // why it cannot be used, nil if it can
+	joining      int       // containers being attached
+	going        bool      // it is being removed
 }
 
 // attached is what the manager holds for one container.
 type attached struct {
-	name      string // for messages
-	endpoints []Endpoint
-	ports     []*boundPort
+	*Attachment
+	name  string // for messages
+	ports []*boundPort
 }
 
 // Manager owns an engine's networks. Make one with NewManager; call Restore
@@ -69,8 +83,11 @@ type Manager struct {
 	spares   *spares
 	problem  error // why the default bridge cannot be used, nil if it can
 
-	tenantMu sync.Mutex // held while a tenant's bridge is made; before mu
-	saved    savedState // tenantMu guards it once the manager is made
+	makeMu sync.Mutex // held while a network is made or removed; before mu
+	saved  savedState // makeMu guards it once the manager is made
+	// locate finds the namespace of a container that runs; "" where the host
+	// cannot enter it.
+	locate func(container string) string
 }
 
 // NewManager checks the configuration, and chooses the default bridge's subnet
@@ -111,15 +128,19 @@ func NewManager(cfg Config, d Driver) (*Manager, error) {
 func newSubnetwork(n Network) *subnetwork {
 	s := &subnetwork{Network: n}
 	s.Endpoints = make(map[string]Endpoint)
-	pool := func(p netip.Prefix) *addrPool {
+	pool := func(p, within netip.Prefix) *addrPool {
 		if !p.IsValid() {
 			return nil
 		}
 		a := newAddrPool(p)
+		a.within = within
 		_ = a.reserve(p.Addr()) // the gateway; a new pool has it
+		for _, aux := range n.Aux {
+			_ = a.reserve(aux) // those of the other family are not in it
+		}
 		return a
 	}
-	s.pool4, s.pool6 = pool(n.IPv4), pool(n.IPv6)
+	s.pool4, s.pool6 = pool(n.IPv4, n.Range4), pool(n.IPv6, n.Range6)
 	return s
 }
 
@@ -182,7 +203,10 @@ func uniqueLocal(hostID string) netip.Prefix {
 }
 
 func (n *Network) bridge() Bridge {
-	return Bridge{Name: n.Interface, IPv4: n.IPv4, IPv6: n.IPv6, MTU: n.MTU}
+	return Bridge{
+		Name: n.Interface, IPv4: n.IPv4, IPv6: n.IPv6, MTU: n.MTU,
+		Internal: n.Internal, NoMasquerade: !n.enabled(optMasquerade, true),
+	}
 }
 
 // Warnings implements the engine's Network.
@@ -245,194 +269,10 @@ func (m *Manager) find(tenant, name string) (*subnetwork, error) {
 
 // canonicalMode is a request's mode with its synonyms resolved.
 func canonicalMode(mode string) string {
-	if mode == "" || mode == "default" {
+	if mode == "" || mode == network.NetworkDefault {
 		return BridgeNetwork
 	}
 	return mode
-}
-
-// Attach gives a container its network. The Netns must be closed by the caller
-// once a sandbox holds it. Errors: NotFound (no such network), InvalidArgument,
-// AlreadyExists (attached already), Conflict (a port or address is taken),
-// ResourceExhausted (no address or port is left), Unavailable (the host cannot).
-func (m *Manager) Attach(ctx context.Context, r Request) (_ *Attachment, _ *Netns, err error) {
-	mode := canonicalMode(r.Mode)
-	a := &Attachment{Container: r.Container, Mode: mode, SandboxID: randomID()}
-	if mode == HostNetwork || strings.HasPrefix(mode, "container:") {
-		return a, &Netns{}, nil
-	}
-	m.spares.begin()
-	defer m.spares.end()
-	if mode == NoneNetwork {
-		sandbox, err := m.openNone(ctx, r)
-		if err != nil {
-			return nil, nil, err
-		}
-		return a, &Netns{Path: sandbox.Path, close: sandbox.Close}, nil
-	}
-
-	if mode == BridgeNetwork && r.Tenant != "" {
-		if err := m.ensureTenant(r.Tenant); err != nil {
-			return nil, nil, fmt.Errorf("network of container %s: %w", cmp.Or(r.Name, shortID(r.Container)), err)
-		}
-	}
-	n, err := m.claim(r, mode)
-	if err != nil {
-		return nil, nil, err
-	}
-	at := &attached{name: cmp.Or(r.Name, shortID(r.Container))}
-	defer func() {
-		if err != nil {
-			m.give(r.Container, at)
-		}
-	}()
-	ep, sandbox, err := m.openOn(ctx, n, r)
-	if err != nil {
-		return nil, nil, fmt.Errorf("network of container %s: %w", at.name, err)
-	}
-	at.endpoints = []Endpoint{ep}
-	defer func() {
-		if err != nil {
-			_ = sandbox.Close()
-		}
-	}()
-	a.Endpoints = at.endpoints
-	if a.Ports, err = m.publish(r, at); err != nil {
-		return nil, nil, err
-	}
-	m.mu.Lock()
-	n.Endpoints[r.Container] = ep
-	m.live[r.Container] = at
-	m.mu.Unlock()
-	return a, &Netns{Path: sandbox.Path, close: sandbox.Close}, nil
-}
-
-// openNone gives a namespace with nothing but the loopback interface.
-func (m *Manager) openNone(ctx context.Context, r Request) (*Sandbox, error) {
-	if len(r.Sysctls) == 0 {
-		if s, ok := m.spares.take(NoneNetwork); ok {
-			return s.sandbox, nil
-		}
-	}
-	sandbox, err := m.driver.Open(ctx, Namespace{Sysctls: r.Sysctls})
-	if err != nil {
-		return nil, fmt.Errorf("network of container %s: %w", shortID(r.Container), err)
-	}
-	return sandbox, nil
-}
-
-// claim finds a container's network and marks the container as being attached.
-func (m *Manager) claim(r Request, mode string) (*subnetwork, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	n, err := m.find(r.Tenant, mode)
-	if err != nil {
-		return nil, err
-	}
-	if n.problem != nil {
-		return nil, fmt.Errorf("the bridge network of tenant %s cannot be used: %w", n.Tenant, n.problem)
-	}
-	if n.Name == BridgeNetwork && n.Tenant == "" && m.problem != nil {
-		return nil, fmt.Errorf("the default bridge network cannot be used: %w; run with --network none or host, or repair it and restart the engine", m.problem)
-	}
-	if n.Interface == "" {
-		return nil, fmt.Errorf("network %s cannot be named by id: %w", n.Name, errdefs.ErrInvalidArgument)
-	}
-	if c := settingsFor(r, n).IPAMConfig; c != nil && (c.IPv4Address.IsValid() || c.IPv6Address.IsValid()) {
-		return nil, fmt.Errorf("user specified IP address is supported on user defined networks only: %w", errdefs.ErrInvalidArgument)
-	}
-	if _, ok := m.live[r.Container]; ok {
-		return nil, fmt.Errorf("container %s already has a network: %w", shortID(r.Container), errdefs.ErrAlreadyExists)
-	}
-	m.live[r.Container] = nil
-	return n, nil
-}
-
-// settingsFor are what a request says of a network, by its name or id. Clients
-// call the bridge "default" where their user named no network.
-func settingsFor(r Request, n *subnetwork) network.EndpointSettings {
-	keys := []string{n.Name, n.ID}
-	if n.Name == BridgeNetwork {
-		keys = append(keys, network.NetworkDefault)
-	}
-	for _, key := range keys {
-		if s := r.Endpoints[key]; s != nil {
-			return *s
-		}
-	}
-	return network.EndpointSettings{}
-}
-
-// openOn gives a namespace on a network: a spare one, where that will do.
-func (m *Manager) openOn(ctx context.Context, n *subnetwork, r Request) (Endpoint, *Sandbox, error) {
-	remade, err := m.driver.Verify(n.bridge())
-	if err != nil {
-		return Endpoint{}, nil, err
-	}
-	if remade {
-		m.spares.drop(n.ID)
-	}
-	settings := settingsFor(r, n)
-	if len(r.Sysctls) == 0 && len(settings.MacAddress) == 0 {
-		if s, ok := m.spares.take(n.ID); ok {
-			s.endpoint.Aliases = settings.Aliases
-			return *s.endpoint, s.sandbox, nil
-		}
-	}
-	m.mu.Lock()
-	ep, link, err := m.place(n.ID, settings.MacAddress)
-	m.mu.Unlock()
-	if errdefs.IsResourceExhausted(err) {
-		// Spare namespaces must not keep the last addresses from containers.
-		m.spares.drop(n.ID)
-		m.mu.Lock()
-		ep, link, err = m.place(n.ID, settings.MacAddress)
-		m.mu.Unlock()
-	}
-	if err != nil {
-		return Endpoint{}, nil, err
-	}
-	ep.Aliases = settings.Aliases
-	sandbox, err := m.driver.Open(ctx, Namespace{Links: []Link{link}, Sysctls: r.Sysctls})
-	if err != nil {
-		m.unplace(ep)
-		return Endpoint{}, nil, err
-	}
-	ep.HostLink = sandbox.HostLinks[0]
-	return ep, sandbox, nil
-}
-
-// place takes addresses on a network. The mutex is held.
-func (m *Manager) place(id string, mac network.HardwareAddr) (Endpoint, Link, error) {
-	n, err := m.byID(id)
-	if err != nil {
-		return Endpoint{}, Link{}, err
-	}
-	ep := Endpoint{Network: n.Name, NetworkID: n.ID, EndpointID: randomID(), Interface: "eth0"}
-	take := func(pool *addrPool, gateway netip.Prefix) (netip.Prefix, netip.Addr, error) {
-		if pool == nil {
-			return netip.Prefix{}, netip.Addr{}, nil
-		}
-		addr, err := pool.take()
-		if err != nil {
-			return netip.Prefix{}, netip.Addr{}, fmt.Errorf("network %s: %w", n.Name, err)
-		}
-		return netip.PrefixFrom(addr, gateway.Bits()), gateway.Addr(), nil
-	}
-	if ep.IPv4, ep.Gateway4, err = take(n.pool4, n.IPv4); err == nil {
-		ep.IPv6, ep.Gateway6, err = take(n.pool6, n.IPv6)
-	}
-	if err != nil {
-		n.giveBack(ep)
-		return Endpoint{}, Link{}, err
-	}
-	if ep.MAC = mac.String(); ep.MAC == "" {
-		ep.MAC = macFor(ep)
-	}
-	return ep, Link{
-		Bridge: n.Interface, Name: ep.Interface, MAC: ep.MAC, MTU: n.MTU,
-		IPv4: ep.IPv4, IPv6: ep.IPv6, Gateway4: ep.Gateway4, Gateway6: ep.Gateway6,
-	}, nil
 }
 
 // unplace gives back what place took.
@@ -463,7 +303,7 @@ func (m *Manager) give(container string, at *attached) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, ep := range at.endpoints {
+	for _, ep := range at.Endpoints {
 		if n, err := m.byID(ep.NetworkID); err == nil {
 			delete(n.Endpoints, container)
 			n.giveBack(ep)
@@ -497,6 +337,9 @@ func (m *Manager) Release(_ context.Context, a *Attachment) error {
 		return nil
 	}
 	err := m.unpublish(at)
+	if at.Resolve != nil {
+		m.driver.Unserve(a.Container)
+	}
 	m.give(a.Container, at)
 	if err != nil {
 		return fmt.Errorf("network of container %s: %w", at.name, err)
@@ -518,7 +361,11 @@ func (m *Manager) unpublish(at *attached) error {
 // Restore makes host and manager match the attachments of the containers that
 // live, and forgets all others. Called once when the engine starts. A bridge
 // that cannot be made is a warning, and an error of each Attach to it.
-func (m *Manager) Restore(ctx context.Context, live []*Attachment) error {
+//
+// locate finds the namespace of a container that runs, by a path of this host;
+// "" where it cannot be entered.
+func (m *Manager) Restore(_ context.Context, live []*Attachment, locate func(container string) string) error {
+	m.locate = locate
 	want := make(map[string]*Attachment, len(live))
 	for _, a := range live {
 		if a != nil && len(a.Endpoints) > 0 {
@@ -544,6 +391,7 @@ func (m *Manager) Restore(ctx context.Context, live []*Attachment) error {
 	if len(state.Bridges) == 0 {
 		return nil // there is nothing for which rules could be made
 	}
+	m.restoreParents()
 	for _, b := range state.Bridges {
 		if err := m.driver.EnsureBridge(b); err != nil {
 			if m.spoil(b.Name, err) {
@@ -563,6 +411,18 @@ func (m *Manager) Restore(ctx context.Context, live []*Attachment) error {
 	return nil
 }
 
+// restoreParents makes the interfaces of which networks give shares.
+func (m *Manager) restoreParents() {
+	for _, n := range m.Networks() {
+		if !n.Made || n.onHost() {
+			continue
+		}
+		if err := m.bring(&n); err != nil {
+			m.log.Warn("a network cannot be used until its interface is there", "network", n.Name, "error", err)
+		}
+	}
+}
+
 // adopt takes over what a live container has. What cannot be taken over, for
 // example a port that somebody else took while the engine was away, is logged:
 // the container goes on with what is left.
@@ -572,7 +432,7 @@ func (m *Manager) adopt(a *Attachment) {
 		m.mu.Unlock()
 		return
 	}
-	at := &attached{name: shortID(a.Container), endpoints: a.Endpoints}
+	at := &attached{Attachment: a, name: shortID(a.Container)}
 	for _, ep := range a.Endpoints {
 		n, err := m.byID(ep.NetworkID)
 		if err != nil {
@@ -602,11 +462,11 @@ func (m *Manager) adopt(a *Attachment) {
 
 // state is what must be on the host now.
 func (m *Manager) state() State {
-	s := State{NoFirewall: m.cfg.Firewall == FirewallNone, Links: m.spares.links()}
+	s := State{NoFirewall: m.cfg.Firewall == FirewallNone, Links: m.spares.links(), Hosts: m.served}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, n := range m.networks {
-		if n.Interface != "" {
+		if n.Interface != "" && n.onHost() {
 			s.Bridges = append(s.Bridges, n.bridge())
 		}
 	}
@@ -615,9 +475,7 @@ func (m *Manager) state() State {
 			continue
 		}
 		s.Forwards = append(s.Forwards, forwards(at.ports)...)
-		for _, ep := range at.endpoints {
-			s.Links = append(s.Links, ep.HostLink)
-		}
+		s.Links = append(s.Links, hostLinks(at.Endpoints)...)
 	}
 	return s
 }

@@ -17,6 +17,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
+
+	"github.com/caisson-engine/caisson/engine/network/dns"
 )
 
 // fakeDriver keeps a host's network in memory. Its knobs make verbs fail.
@@ -35,12 +37,17 @@ type fakeDriver struct {
 	opened   int
 	remade   bool
 	synced   State
+	links    []Link // of the last namespace
+	plugged  []Link
+	via      [2]Via
+	served   map[string]dns.Host
 }
 
 func newFakeDriver() *fakeDriver {
 	return &fakeDriver{
 		facts: Facts{IPv6: true, Firewall: true, EphemeralPorts: [2]uint16{42000, 42009}},
 		fail:  map[string]error{}, bridges: map[string]Bridge{}, forwards: map[Forward]bool{},
+		served: map[string]dns.Host{},
 	}
 }
 
@@ -49,6 +56,42 @@ func (d *fakeDriver) Used(string) ([]netip.Prefix, error) { return d.used, d.fai
 func (d *fakeDriver) Lock() (func(), error)               { return func() {}, d.fail["Lock"] }
 func (d *fakeDriver) Close() error                        { return nil }
 func (d *fakeDriver) Cleanup([]string) error              { return nil }
+
+func (d *fakeDriver) RemoveBridge(b Bridge) error {
+	delete(d.bridges, b.Name)
+	return d.fail["RemoveBridge"]
+}
+
+func (d *fakeDriver) EnsureParent(string, bool) error { return d.fail["EnsureParent"] }
+func (d *fakeDriver) RemoveParent(string) error       { return nil }
+
+func (d *fakeDriver) Plug(_ context.Context, _ Reach, l Link) (string, error) {
+	d.plugged = append(d.plugged, l)
+	return "v" + l.Name, d.fail["Plug"]
+}
+
+func (d *fakeDriver) Unplug(_ Reach, _, name string) error {
+	d.plugged = slices.DeleteFunc(d.plugged, func(l Link) bool { return l.Name == name })
+	return d.fail["Unplug"]
+}
+
+func (d *fakeDriver) Route(_ Reach, v4, v6 Via) error {
+	d.via = [2]Via{v4, v6}
+	return d.fail["Route"]
+}
+
+func (d *fakeDriver) Serve(_ context.Context, h Served) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.served[h.ID] = h.Host
+	return d.fail["Serve"]
+}
+
+func (d *fakeDriver) Unserve(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.served, id)
+}
 
 func (d *fakeDriver) AddBridge(b Bridge) error {
 	d.added = append(d.added, b.Name)
@@ -84,7 +127,8 @@ func (d *fakeDriver) Open(_ context.Context, n Namespace) (*Sandbox, error) {
 	defer d.mu.Unlock()
 	d.open++
 	d.opened++
-	s := &Sandbox{Path: fmt.Sprint("/ns/", d.opened)}
+	s := &Sandbox{Path: fmt.Sprint("/ns/", d.opened), ID: fmt.Sprint(d.opened)}
+	d.links = n.Links
 	for range n.Links {
 		s.HostLinks = append(s.HostLinks, fmt.Sprint("v", d.opened))
 	}
@@ -128,7 +172,7 @@ func newTestManager(t *testing.T, d *fakeDriver, change func(*Config)) *Manager 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Restore(context.Background(), nil); err != nil {
+	if err := m.Restore(context.Background(), nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = m.Close() })
@@ -315,7 +359,7 @@ func TestRestoreAdopts(t *testing.T) {
 	if m.networks[0].IPv4 != netip.MustParsePrefix("172.17.0.1/16") {
 		t.Errorf("the subnet is now %s", m.networks[0].IPv4)
 	}
-	if err := m.Restore(ctx, append(live[:2:2], nil, &Attachment{Container: "h", Mode: "host"})); err != nil {
+	if err := m.Restore(ctx, append(live[:2:2], nil, &Attachment{Container: "h", Mode: "host"}), nil); err != nil {
 		t.Fatal(err)
 	}
 	if len(d.forwards) != 4 || !slices.Contains(d.synced.Links, live[0].Endpoints[0].HostLink) || len(d.synced.Links) != 2 {

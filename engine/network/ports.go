@@ -272,14 +272,43 @@ func (m *Manager) publish(r Request, at *attached) (network.PortMap, error) {
 	if m.cfg.Firewall == FirewallNone {
 		return result, nil
 	}
-	links := make([]string, 0, len(at.endpoints))
-	for _, ep := range at.endpoints {
-		links = append(links, ep.HostLink)
-	}
-	if err := m.driver.Publish(forwards(at.ports), links); err != nil {
+	if err := m.driver.Publish(forwards(at.ports), hostLinks(at.Endpoints)); err != nil {
 		return fail(err)
 	}
 	return result, nil
+}
+
+// hostLinks are the host's ends of the links of endpoints.
+func hostLinks(eps []Endpoint) []string {
+	var links []string
+	for _, ep := range eps {
+		if ep.HostLink != "" {
+			links = append(links, ep.HostLink)
+		}
+	}
+	return links
+}
+
+// targets are where a container's ports are reached, of each family: on the
+// bridges by which it answers. Zero addresses if there is none.
+func (m *Manager) targets(eps []Endpoint) (v4, v6 netip.Addr, binding netip.Addr) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	four, six := gateways(eps)
+	for i, ep := range eps {
+		n, err := m.byID(ep.NetworkID)
+		if err != nil || !n.onHost() {
+			continue
+		}
+		if i == four {
+			v4 = ep.IPv4.Addr()
+			binding, _ = netip.ParseAddr(n.Options[optHostBinding]) // checked when it was made
+		}
+		if i == six {
+			v6 = ep.IPv6.Addr()
+		}
+	}
+	return v4, v6, binding
 }
 
 // wantedPorts tells which ports to publish, in order, and begins the result
@@ -316,20 +345,27 @@ func (m *Manager) publishOne(at *attached, port network.Port, binding network.Po
 	if err != nil {
 		return err
 	}
-	ep := at.endpoints[0]
+	v4, v6, hostAddr := m.targets(at.Endpoints)
+	if !v4.IsValid() && !v6.IsValid() {
+		return nil // it has no way out by which it could answer
+	}
 	// A port of a family that the container lacks is proxied to the other.
 	target := func(host netip.Addr) netip.AddrPort {
-		same, other := ep.IPv6, ep.IPv4
+		same, other := v6, v4
 		if host.Is4() {
 			same, other = other, same
 		}
 		if !same.IsValid() {
 			same = other
 		}
-		return netip.AddrPortFrom(same.Addr(), port.Num())
+		return netip.AddrPortFrom(same, port.Num())
 	}
 	addrs := []netip.Addr{binding.HostIP.Unmap()}
-	if !binding.HostIP.IsValid() {
+	switch {
+	case binding.HostIP.IsValid():
+	case hostAddr.IsValid():
+		addrs = []netip.Addr{hostAddr}
+	default:
 		addrs = []netip.Addr{netip.IPv4Unspecified()}
 		if m.facts.IPv6 {
 			addrs = append(addrs, netip.IPv6Unspecified())
@@ -357,12 +393,13 @@ func (m *Manager) adoptPorts(a *Attachment, at *attached) {
 			if err != nil || first == 0 {
 				continue
 			}
+			v4, v6, _ := m.targets(at.Endpoints)
 			b := &boundPort{
 				portKey: portKey{string(port.Proto()), binding.HostIP.Unmap(), first}, owner: at.name, inside: port,
-				target: netip.AddrPortFrom(at.endpoints[0].IPv4.Addr(), port.Num()),
+				target: netip.AddrPortFrom(v4, port.Num()),
 			}
 			if b.addr.Is6() {
-				b.target = netip.AddrPortFrom(at.endpoints[0].IPv6.Addr(), port.Num())
+				b.target = netip.AddrPortFrom(v6, port.Num())
 			}
 			if b.target.Addr().IsValid() && m.ports.claim(b) == nil {
 				at.ports = append(at.ports, b)

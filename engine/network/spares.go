@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/moby/moby/api/types/network"
 )
 
 // DefaultSpares is how many namespaces are kept ready of each network in use.
@@ -168,7 +170,7 @@ func (m *Manager) makeSpare(id string) (spare, error) {
 		return spare{sandbox: sandbox}, err
 	}
 	m.mu.Lock()
-	ep, link, err := m.place(id, nil)
+	ep, link, err := m.place(id, network.EndpointSettings{}, "eth0")
 	m.mu.Unlock()
 	if err != nil {
 		return spare{}, err

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// serves tells whether a tenant may use a network by its name: its own, and the
-// host owner's but for the bridge, in whose place it has one of its own.
+// serves tells whether a tenant may use a network by its name: its own, and those
+// that are not of any owner. In place of the bridge it has one of its own.
 func (n *Network) serves(tenant string) bool {
-	return n.Tenant == tenant || n.Tenant == "" && n.Name != BridgeNetwork
+	return n.Tenant == tenant || n.Name == HostNetwork || n.Name == NoneNetwork
 }
 
 // NetworksFor lists what a tenant sees; "" is the host's owner, who sees all. A
@@ -61,13 +61,13 @@ func (m *Manager) ensureTenant(tenant string) error {
 	has := func() bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return slices.ContainsFunc(m.networks, func(n *subnetwork) bool { return n.Tenant == tenant })
+		return slices.ContainsFunc(m.networks, func(n *subnetwork) bool { return n.Tenant == tenant && n.Name == BridgeNetwork })
 	}
 	if has() {
 		return nil
 	}
-	m.tenantMu.Lock()
-	defer m.tenantMu.Unlock()
+	m.makeMu.Lock()
+	defer m.makeMu.Unlock()
 	if has() {
 		return nil
 	}
@@ -86,6 +86,13 @@ func (m *Manager) ensureTenant(tenant string) error {
 		used = append(used, o.IPv4)
 		taken[o.Number] = true
 	}
+	m.mu.Lock()
+	for _, o := range m.networks {
+		if o.IPv4.IsValid() {
+			used = append(used, o.IPv4)
+		}
+	}
+	m.mu.Unlock()
 	for b.Number = 1; taken[b.Number] && b.Number < maxTenants; {
 		b.Number++
 	}
@@ -133,13 +140,14 @@ func (m *Manager) tenantPools() []AddressPool {
 	return append(pools[1:], pools[0])
 }
 
-// spoil notes that a tenant's bridge cannot be used, and tells whether it is one.
+// spoil notes that a network cannot be used, and tells whether it is another than
+// the host owner's bridge.
 func (m *Manager) spoil(name string, err error) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, n := range m.networks {
-		if n.Interface == name && n.Tenant != "" {
-			m.log.Warn("the bridge network of a tenant cannot be used", "tenant", n.Tenant, "error", err)
+		if n.Interface == name && (n.Tenant != "" || n.Made) {
+			m.log.Warn("a network cannot be used", "network", n.Name, "tenant", n.Tenant, "error", err)
 			n.problem = err
 			return true
 		}

@@ -93,7 +93,7 @@ func TestTenantBridges(t *testing.T) {
 	defer m.Close()
 	bad := errors.New("no such luck")
 	d.failBridge = map[string]error{m.networks[slices.IndexFunc(m.networks, func(n *subnetwork) bool { return n.Tenant == "b" })].Interface: bad}
-	if err := m.Restore(ctx, got); err != nil {
+	if err := m.Restore(ctx, got, nil); err != nil {
 		t.Fatal(err)
 	}
 	for tenant, want := range map[string]error{"": nil, "a": nil, "b": bad, "c": nil} {

@@ -277,7 +277,7 @@ var (
 		"ContainerIDFile": "the client's", "LogConfig": "the drivers write nowhere but in the engine's directories", "RestartPolicy": "its own",
 		"AutoRemove": "its own", "VolumeDriver": "there is only the local one", "ConsoleSize": "its own", "CapDrop": "less",
 		"DNS": "its own", "DNSOptions": "its own", "DNSSearch": "its own", "ExtraHosts": "its own", "GroupAdd": "numbers inside",
-		"Cgroup": "refused by the engine", "Links": "refused by the engine", "PublishAllPorts": "high ports, counted by the quota",
+		"Cgroup": "refused by the engine", "Links": "finds only what its creator sees", "PublishAllPorts": "high ports, counted by the quota",
 		"ReadonlyRootfs": "less", "StorageOpt": "less", "Tmpfs": "its own memory", "ShmSize": "its own memory",
 		"Sysctls": "those of its own namespaces only", "Runtime": "is what the level is chosen by", "Isolation": "is what the level is chosen by",
 		"Init": "its own", "Umask": "its own", "CPUShares": "a share", "Memory": "limited by rule and quota", "NanoCPUs": "limited by rule and quota",

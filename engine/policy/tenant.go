@@ -54,11 +54,12 @@ type Quota struct {
 	Pids           int64   `yaml:"pids" json:",omitempty"`
 	PublishedPorts int     `yaml:"published_ports" json:",omitempty"`
 	// Disk is what images, writable layers and volumes take.
-	Disk Bytes `yaml:"disk" json:",omitempty"`
+	Disk     Bytes `yaml:"disk" json:",omitempty"`
+	Networks int   `yaml:"networks" json:",omitempty"` // that it made
 }
 
 func (q Quota) check() string {
-	if q.Containers < 0 || q.CPUs < 0 || q.Pids < 0 || q.PublishedPorts < 0 {
+	if q.Containers < 0 || q.CPUs < 0 || q.Pids < 0 || q.PublishedPorts < 0 || q.Networks < 0 {
 		return "a quota cannot be negative"
 	}
 	return ""
@@ -69,7 +70,7 @@ func (q Quota) Zero() bool { return q == Quota{} }
 
 // Add is the sum of two amounts.
 func (q Quota) Add(o Quota) Quota {
-	return Quota{q.Containers + o.Containers, q.Memory + o.Memory, q.CPUs + o.CPUs, q.Pids + o.Pids, q.PublishedPorts + o.PublishedPorts, q.Disk + o.Disk}
+	return Quota{q.Containers + o.Containers, q.Memory + o.Memory, q.CPUs + o.CPUs, q.Pids + o.Pids, q.PublishedPorts + o.PublishedPorts, q.Disk + o.Disk, q.Networks + o.Networks}
 }
 
 // slack forgives sums of processors what binary fractions add.
@@ -116,6 +117,15 @@ func askedDisk(b Bytes) string {
 		return ""
 	}
 	return fmt.Sprintf(", %v asked for", b)
+}
+
+// AdmitNetwork says whether one more network fits beside those that a tenant has.
+func (q Quota) AdmitNetwork(tenant string, have int) error {
+	if q.Networks == 0 || have < q.Networks {
+		return nil
+	}
+	return refusal("quota", "policy: quota of tenant %s: networks: %d allowed, %d in use: remove some, or have the host's owner raise the quota: %w",
+		tenant, q.Networks, have, errdefs.ErrPermissionDenied)
 }
 
 // Tenancy tells whether the file knows anything of who clients are. If not, all

@@ -41,7 +41,7 @@ func bench(b *testing.B, mode string, spares, parallel int, pause time.Duration)
 		b.Fatal(err)
 	}
 	ctx := context.Background()
-	if err := m.Restore(ctx, nil); err != nil {
+	if err := m.Restore(ctx, nil, nil); err != nil {
 		b.Fatal(err)
 	}
 	var mu sync.Mutex

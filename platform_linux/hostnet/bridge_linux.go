@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -69,6 +71,19 @@ func (d *Driver) AddBridge(b network.Bridge) error {
 		return err
 	}
 	d.wall.add(b)
+	return nil
+}
+
+// RemoveBridge implements network.Driver.
+func (d *Driver) RemoveBridge(b network.Bridge) error {
+	d.names.ungate(b.Name)
+	d.wall.drop(b.Name)
+	d.rtnlMu.Lock()
+	defer d.rtnlMu.Unlock()
+	delete(d.bridges, b.Name)
+	if err := d.rtnl.do(delLink(b.Name)); err != nil && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
 	return nil
 }
 
@@ -238,7 +253,45 @@ func (d *Driver) Sync(s network.State) error {
 	if err := d.removeStale(s.Links); err != nil {
 		return err
 	}
-	return d.wall.sync(s)
+	if err := d.removeStaleBridges(s.Bridges); err != nil {
+		return err
+	}
+	if err := d.wall.sync(s); err != nil {
+		return err
+	}
+	return d.names.sync(s.Hosts)
+}
+
+// removeStaleBridges removes bridges of ours that no network has: the engine
+// ended while one was made or removed.
+func (d *Driver) removeStaleBridges(keep []network.Bridge) error {
+	d.rtnlMu.Lock()
+	defer d.rtnlMu.Unlock()
+	links, err := d.handle.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return kernelError("list interfaces", err)
+	}
+	for _, l := range links {
+		name := l.Attrs().Name
+		if !madeName(d.cfg.HostID, name) || slices.ContainsFunc(keep, func(b network.Bridge) bool { return b.Name == name }) {
+			continue
+		}
+		if l.Type() != "bridge" {
+			continue // of a network whose containers have shares of it
+		}
+		d.log.Info("removing the bridge of a network that is gone", "interface", name)
+		if err := d.rtnl.do(delLink(name)); err != nil && !errors.Is(err, unix.ENODEV) {
+			return err
+		}
+	}
+	return nil
+}
+
+// madeName tells whether an interface's name is one that engine/network gives
+// the networks of clients.
+func madeName(hostID, name string) bool {
+	n, ok := strings.CutPrefix(name, "cs"+hostID+"n")
+	return ok && n != "" && strings.Trim(n, "0123456789abcdefghijklmnopqrstuvwxyz") == ""
 }
 
 // removeStale removes links of ours that nobody claims.
@@ -255,7 +308,7 @@ func (d *Driver) removeStale(claimed []string) error {
 	}
 	for _, l := range links {
 		name := l.Attrs().Name
-		if l.Type() != "veth" || keep[name] || !d.names.ours(name) {
+		if l.Type() != "veth" || keep[name] || !d.links.ours(name) {
 			continue
 		}
 		d.log.Info("removing the link of a container that is gone", "interface", name)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/caisson-engine/caisson/engine/network"
+	"github.com/caisson-engine/caisson/platform_linux/hostnet/resolver"
 )
 
 // Config says how to use the host.
@@ -22,7 +23,10 @@ type Config struct {
 	// HostID is the engine's name on the host, 1 to 8 lower-case letters and
 	// digits; the names of links and of the table derive from it.
 	HostID string
-	Log    *slog.Logger // nil: slog.Default
+	// Names says which process answers the queries of containers; without a
+	// program nobody does.
+	Names resolver.Config
+	Log   *slog.Logger // nil: slog.Default
 }
 
 // Driver is network.Driver on Linux. Make one with New. It works in the network
@@ -32,13 +36,14 @@ type Driver struct {
 	log   *slog.Logger
 	host  *os.File // the host's namespace
 	rtnl  *conn    // to the host, under rtnlMu
-	names linkNames
+	links linkNames
 
 	rtnlMu  sync.Mutex
 	handle  *netlink.Handle // to the host, for what is not worth hurrying
 	bridges map[string]*hostBridge
 
-	wall *firewall
+	wall  *firewall
+	names *servedNames
 
 	mu       sync.Mutex
 	problems map[string]string // what the host lacks, by topic
@@ -78,9 +83,10 @@ func New(cfg Config) (*Driver, error) {
 	}
 	d := &Driver{
 		cfg: cfg, log: cfg.Log, host: host, rtnl: c, handle: h,
-		names: newLinkNames(cfg.HostID), bridges: make(map[string]*hostBridge), problems: make(map[string]string),
+		links: newLinkNames(cfg.HostID), bridges: make(map[string]*hostBridge), problems: make(map[string]string),
 	}
 	d.wall = newFirewall("caisson_"+cfg.HostID, d.log)
+	d.names = &servedNames{d: d, served: map[string]bool{}, gates: map[string]string{}}
 	return d, nil
 }
 
@@ -119,6 +125,7 @@ func (d *Driver) problem(topic, text string) {
 // Close implements network.Driver.
 func (d *Driver) Close() error {
 	d.wall.close()
+	d.names.close()
 	d.rtnlMu.Lock()
 	defer d.rtnlMu.Unlock()
 	d.handle.Close()

@@ -111,6 +111,22 @@ func (w *firewall) add(b network.Bridge) {
 	}
 }
 
+// drop makes the table forget a bridge.
+func (w *firewall) drop(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.bridges = slices.DeleteFunc(slices.Clone(w.bridges), func(o network.Bridge) bool { return o.Name == name })
+	if w.off {
+		return
+	}
+	w.rebuild()
+	if w.problem == nil {
+		if err := w.unpassOthers(name); err != nil {
+			w.log.Warn("cannot take our rules out of iptables' FORWARD chain", "error", err)
+		}
+	}
+}
+
 // rebuild makes the table as it should be. What the host cannot do is a
 // problem that state tells, not an error: containers run without.
 func (w *firewall) rebuild() {
@@ -221,7 +237,7 @@ func (w *firewall) remove() error {
 	if errors.Is(err, unix.ENOENT) {
 		err = nil
 	}
-	return errors.Join(kernelError("remove the nftables table "+w.name, err), w.unpassOthers())
+	return errors.Join(kernelError("remove the nftables table "+w.name, err), w.unpassOthers(""))
 }
 
 func (w *firewall) cleanup() error {

@@ -125,8 +125,13 @@ func (d *Driver) newNamespace(settings [][2]string) (*namespace, error) {
 // same process number may have left some that live on.
 const nameTries = 256
 
-// addVeth connects a namespace to a bridge; the peer stays down.
-func (d *Driver) addVeth(n *namespace, l network.Link) error {
+// addLink makes an interface of a namespace; it stays down there. Its host's end,
+// "" if it has none, is added to the namespace's links.
+func (d *Driver) addLink(n *namespace, l network.Link) error {
+	if l.Kind != "" {
+		n.links = append(n.links, "")
+		return d.addShare(n, l)
+	}
 	d.rtnlMu.Lock()
 	defer d.rtnlMu.Unlock()
 	b := d.bridges[l.Bridge]
@@ -134,10 +139,13 @@ func (d *Driver) addVeth(n *namespace, l network.Link) error {
 		return fmt.Errorf("bridge %s was not set up: %w", l.Bridge, errdefs.ErrFailedPrecondition)
 	}
 	for range nameTries {
-		name := d.names.make()
+		name := d.links.make()
 		err := d.rtnl.do(veth(name, b.index, b.MTU, l.Name, int(n.ns.Fd())))
 		if err == nil {
 			n.links = append(n.links, name)
+			if l.Isolated {
+				return d.isolate(name)
+			}
 		}
 		if !errors.Is(err, unix.EEXIST) {
 			return err
@@ -153,7 +161,10 @@ func (n *namespace) configure(l network.Link) error {
 	if err != nil {
 		return kernelError("find interface "+l.Name, err)
 	}
-	attrs := []*nl.RtAttr{nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(l.MTU)))}
+	var attrs []*nl.RtAttr
+	if l.MTU > 0 {
+		attrs = append(attrs, nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(l.MTU))))
+	}
 	if l.MAC != "" {
 		mac, err := net.ParseMAC(l.MAC)
 		if err != nil || len(mac) != 6 {
@@ -202,8 +213,14 @@ func (d *Driver) Open(ctx context.Context, want network.Namespace) (*network.San
 		return nil, err
 	}
 	_ = n.rtnl.close() // nothing more is to be set up
+	id, err := namespaceID(n.ns)
+	if err != nil {
+		_ = n.close()
+		return nil, err
+	}
 	return &network.Sandbox{
 		Path:      "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(n.ns.Fd())),
+		ID:        id,
 		HostLinks: n.links,
 		Close:     sync.OnceValue(n.ns.Close),
 	}, nil
@@ -215,7 +232,7 @@ func (d *Driver) connect(n *namespace, want network.Namespace) error {
 		return err
 	}
 	for _, l := range want.Links {
-		if err := d.addVeth(n, l); err != nil {
+		if err := d.addLink(n, l); err != nil {
 			return err
 		}
 		if err := n.configure(l); err != nil {

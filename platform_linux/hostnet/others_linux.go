@@ -127,8 +127,9 @@ func interfaceOf(r *nftables.Rule) interfaceMatch {
 	return m
 }
 
-// unpassOthers removes what passOthers added, wherever it is now.
-func (w *firewall) unpassOthers() error {
+// unpassOthers removes what passOthers added for a bridge, "" for all, wherever
+// it is now.
+func (w *firewall) unpassOthers(bridge string) error {
 	all, err := w.nft.ListChains()
 	if err != nil {
 		return kernelError("list nftables chains", err)
@@ -142,7 +143,7 @@ func (w *firewall) unpassOthers() error {
 			return kernelError("list iptables' FORWARD chain", err)
 		}
 		for _, r := range rules {
-			if bytes.Equal(r.UserData, w.mark()) {
+			if bytes.Equal(r.UserData, w.mark()) && (bridge == "" || interfaceOf(r).name == bridge) {
 				if err := w.nft.DelRule(r); err != nil {
 					return kernelError("remove our rule from iptables' FORWARD chain", err)
 				}

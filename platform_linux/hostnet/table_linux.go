@@ -26,7 +26,8 @@ import (
 //		chain prerouting  hook prerouting dstnat: to an address of the host: jump ports
 //		chain output      hook output dstnat: the same for the host's own connections
 //		chain ports       destination nat by the maps, an exact address first
-//		chain forward     hook forward filter: to a bridge: jump inbound; from a bridge: accept
+//		chain forward     hook forward filter: nothing into or out of an internal bridge;
+//		                  to a bridge: jump inbound; from a bridge: accept
 //		chain inbound     established, published and same-bridge packets; no others
 //		chain postrouting hook postrouting srcnat: masquerade what leaves a subnet,
 //		                  what the host's loopback sends, and what comes back to the
@@ -222,6 +223,13 @@ func (t table) addChains(nft *nftables.Conn, bridges []network.Bridge) {
 	rule(ports, t.dnat(unix.NFPROTO_IPV6, t.ports6, true))
 	rule(ports, t.dnat(unix.NFPROTO_IPV6, t.any6, false))
 
+	// What is internal stays on its bridge, whatever else is allowed.
+	for _, b := range bridges {
+		if b.Internal {
+			rule(forward, name(expr.MetaKeyIIFNAME, expr.CmpOpEq, b.Name), name(expr.MetaKeyOIFNAME, expr.CmpOpNeq, b.Name), verdict(expr.VerdictDrop))
+			rule(forward, name(expr.MetaKeyOIFNAME, expr.CmpOpEq, b.Name), name(expr.MetaKeyIIFNAME, expr.CmpOpNeq, b.Name), verdict(expr.VerdictDrop))
+		}
+	}
 	rule(forward, inSet(expr.MetaKeyOIFNAME, t.bridges), jump("inbound"))
 	rule(forward, inSet(expr.MetaKeyIIFNAME, t.bridges), verdict(expr.VerdictAccept))
 	rule(inbound, conntrack(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
@@ -240,7 +248,9 @@ func (t table) addChains(nft *nftables.Conn, bridges []network.Bridge) {
 				continue
 			}
 			from := join(family(nfproto(p.Addr())), inSubnet(fromAddr, p))
-			rule(post, from, leaves, masquerade())
+			if !b.Internal && !b.NoMasquerade {
+				rule(post, from, leaves, masquerade())
+			}
 			rule(post, from, enters, published, masquerade())
 		}
 		rule(post, family(unix.NFPROTO_IPV4), inSubnet(fromAddr, netip.MustParsePrefix("127.0.0.0/8")), enters, published, masquerade())

@@ -115,7 +115,7 @@ func (w *world) start(id string, cfg network.Config, live ...*network.Attachment
 	m, err := network.NewManager(cfg, d)
 	w.ok(err)
 	w.driver, w.manager = d, m
-	w.ok(m.Restore(context.Background(), live))
+	w.ok(m.Restore(context.Background(), live, nil))
 	if warnings := m.Warnings(); len(warnings) > 0 {
 		w.Logf("warnings: %q", warnings)
 	}
