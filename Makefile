@@ -16,7 +16,7 @@ TEST_DEPS := $(RUN_DEPS) gcc libc6-dev busybox-static curl iproute2 iptables nft
              debootstrap cpio zstd
 GOLANGCI  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-BINARIES := caisson caissond caisson-backend-linux caisson-backend-oci caisson-keeper caisson-init caisson-dns caisson-backend-vm caisson-vmshim
+BINARIES := caisson caisson/caisson-compose caissond caisson-backend-linux caisson-backend-oci caisson-keeper caisson-init caisson-dns caisson-backend-vm caisson-vmshim
 GUEST_PROGRAMS := caisson-guest caisson-init caisson-keeper
 HELLO    := cmd/caissond/hello/data/hello.tar
 LDFLAGS  := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
@@ -97,7 +97,7 @@ cross: $(HELLO) ## Build for the other platforms
 install: build ## Install binaries, systemd unit, completions and man pages [PREFIX= DESTDIR=]
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/caisson $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 0755 bin/caisson bin/caissond $(DESTDIR)$(PREFIX)/bin/
-	install -m 0755 bin/caisson-backend-linux bin/caisson-backend-oci bin/caisson-keeper bin/caisson-init bin/caisson-dns bin/caisson-backend-vm bin/caisson-vmshim $(DESTDIR)$(PREFIX)/libexec/caisson/
+	install -m 0755 bin/caisson-compose bin/caisson-backend-linux bin/caisson-backend-oci bin/caisson-keeper bin/caisson-init bin/caisson-dns bin/caisson-backend-vm bin/caisson-vmshim $(DESTDIR)$(PREFIX)/libexec/caisson/
 	@for f in vmlinux initrd vmlinux-debian initrd-debian; do if [ -e bin/guest/$$f ]; then \
 		install -D -m 0644 bin/guest/$$f $(DESTDIR)$(PREFIX)/libexec/caisson/guest/$$f || exit 1; fi; done
 	if [ -e bin/guest/vmlinux ]; then install -d $(DESTDIR)$(PREFIX)/libexec/caisson/guest && \

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/caisson-engine/caisson/cmd/caisson/internal/compose"
 	"github.com/caisson-engine/caisson/cmd/caisson/internal/contexts"
 	"github.com/caisson-engine/caisson/cmd/caisson/internal/registryauth"
 	"github.com/caisson-engine/caisson/cmd/caisson/internal/tty"
@@ -30,9 +31,10 @@ type app struct {
 	// The terminals behind in, out and err; a zero one is not a terminal.
 	inTTY, outTTY, errTTY tty.Terminal
 
-	global globals
-	root   *command // the whole tree
-	api    *client.Client
+	global  globals
+	compose compose.Files // of the compose group
+	root    *command      // the whole tree
+	api     *client.Client
 }
 
 // globals are the flags before the verb.

@@ -38,6 +38,8 @@ type command struct {
 	flags    map[string]completer
 
 	sub []*command // of a group
+	// group registers a group's own flags, which come before the verb.
+	group func(a *app, f *pflag.FlagSet)
 }
 
 // find returns the sub-command called name.
@@ -77,6 +79,18 @@ func (a *app) execute(ctx context.Context, args []string) error {
 func (a *app) dispatch(ctx context.Context, cmd *command, path, args []string) error {
 	if cmd.sub == nil {
 		return a.runVerb(ctx, cmd, path, args)
+	}
+	if cmd.group != nil {
+		f := newFlagSet("")
+		f.SetInterspersed(false)
+		cmd.group(a, f)
+		help := addHelpFlag(f)
+		if err := f.Parse(args); err != nil {
+			return usageError(cmd, path, err)
+		}
+		if args = f.Args(); *help {
+			args = nil
+		}
 	}
 	if len(args) == 0 || args[0] == "--help" || args[0] == "-h" || a.global.help {
 		return a.help(a.out, cmd, path)

@@ -31,6 +31,7 @@ func commands() *command {
 			{name: "backend", short: "Look at the ways to isolate that the engine has", sub: []*command{&backendLsCommand}},
 			&policyCommands,
 			&volumeCommands,
+			&composeCommands,
 			&attachCommand, &commitCommand, &cpCommand, &createCommand, &diffCommand, &eventsCommand, &exportCommand,
 			&historyCommand, &importCommand, &inspectCommand, &killCommand, &loadCommand, &logsCommand, &pauseCommand,
 			&portCommand, &renameCommand, &restartCommand, &rmCommand, &rmiCommand, &saveCommand, &startCommand,

@@ -90,10 +90,14 @@ func (a *app) completeLine(ctx context.Context, words []string) []string {
 		if sub == nil {
 			return nil
 		}
-		if cmd = sub; cmd.sub == nil {
+		switch cmd = sub; {
+		case cmd.sub == nil:
 			f = newFlagSet("")
 			cmd.setup(a, f)
 			addHelpFlag(f)
+		case cmd.group != nil:
+			f = newFlagSet("")
+			cmd.group(a, f)
 		}
 	}
 	switch {
@@ -162,7 +166,7 @@ func (a *app) flagValues(ctx context.Context, cmd *command, flag string, args []
 
 // fileFlags take a path on this host.
 var fileFlags = map[string]bool{
-	"env-file": true, "label-file": true, "cidfile": true, "output": true, "input": true, "volume": true, "config": true,
+	"env-file": true, "file": true, "project-directory": true, "label-file": true, "cidfile": true, "output": true, "input": true, "volume": true, "config": true,
 	"tlscacert": true, "tlscert": true, "tlskey": true, "device": true,
 }
 

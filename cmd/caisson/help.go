@@ -16,7 +16,7 @@ func usageLine(cmd *command, path []string) string {
 	args := cmd.args
 	if cmd.sub != nil {
 		args = "COMMAND"
-		if path == nil {
+		if path == nil || cmd.group != nil {
 			args = "[OPTIONS] COMMAND"
 		}
 	}
@@ -77,6 +77,8 @@ func flagsOf(a *app, cmd *command, path []string) *pflag.FlagSet {
 	switch {
 	case path == nil:
 		new(globals).register(f)
+	case cmd.group != nil:
+		cmd.group(&app{in: a.in, out: a.out, err: a.err}, f)
 	case cmd.setup != nil:
 		cmd.setup(&app{in: a.in, out: a.out, err: a.err}, f)
 		addHelpFlag(f)

@@ -105,17 +105,23 @@ func newPruner(a *app, f *pflag.FlagSet, filterUsage string) *pruner {
 	return p
 }
 
-// confirm asks unless that was declined. Anything but yes is no.
+// confirm asks unless that was declined.
 func (p *pruner) confirm(what string) error {
 	if p.force {
 		return nil
 	}
-	fmt.Fprintf(p.app.out, "WARNING! %s\nAre you sure you want to continue? [y/N] ", what)
-	answer, _ := bufio.NewReader(p.app.in).ReadString('\n')
-	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
+	if !p.app.yes("WARNING! " + what + "\nAre you sure you want to continue? [y/N] ") {
 		return errors.New("prune has been cancelled")
 	}
 	return nil
+}
+
+// yes asks a question. Anything but yes is no.
+func (a *app) yes(question string) bool {
+	fmt.Fprint(a.out, question)
+	answer, _ := bufio.NewReader(a.in).ReadString('\n')
+	answer = strings.ToLower(strings.TrimSpace(answer))
+	return answer == "y" || answer == "yes"
 }
 
 func (p *pruner) run(ctx context.Context, parts ...func(context.Context) (uint64, error)) error {

@@ -223,9 +223,9 @@ func (n *network) finish() (ep *client.Endpoint, custom bool, err error) {
 	return ep, custom, nil
 }
 
-// parsePorts reads the values of -p: [[ip:]host:]container[/proto], with ranges,
+// ParsePorts reads the values of -p: [[ip:]host:]container[/proto], with ranges,
 // or published=…,target=…,protocol=….
-func parsePorts(values []string) (map[string][]client.PortBinding, error) {
+func ParsePorts(values []string) (map[string][]client.PortBinding, error) {
 	out := map[string][]client.PortBinding{}
 	for _, v := range values {
 		if strings.Contains(v, "=") {

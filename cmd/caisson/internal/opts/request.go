@@ -48,7 +48,7 @@ func (c *Container) Request(f *pflag.FlagSet, image string, args []string) (*cli
 		return nil, err
 	}
 	host.Binds, cfg.Volumes = binds, anonymous
-	if host.PortBindings, err = parsePorts(c.publish.Values); err != nil {
+	if host.PortBindings, err = ParsePorts(c.publish.Values); err != nil {
 		return nil, err
 	}
 	if cfg.ExposedPorts, err = c.exposed(host.PortBindings); err != nil {
@@ -141,7 +141,7 @@ func (c *Container) hostConfig(f *pflag.FlagSet) (*client.HostConfig, error) {
 	if c.logDriver == "none" && len(c.logOpts.Values) > 0 {
 		return nil, fmt.Errorf("invalid logging opts for driver %s", c.logDriver)
 	}
-	security, unmasked, err := parseSecurity(c.securityOpt.Values)
+	security, unmasked, err := ParseSecurity(c.securityOpt.Values)
 	if err != nil {
 		return nil, err
 	}
@@ -391,9 +391,9 @@ func ParseRestart(s string) (client.RestartPolicy, error) {
 	return p, nil
 }
 
-// parseSecurity puts the content of a seccomp profile in the place of its path:
+// ParseSecurity puts the content of a seccomp profile in the place of its path:
 // the engine may be elsewhere. systempaths=unconfined is ours to act on.
-func parseSecurity(values []string) (out []string, unmasked bool, err error) {
+func ParseSecurity(values []string) (out []string, unmasked bool, err error) {
 	if values != nil {
 		out = []string{}
 	}
