@@ -44,6 +44,7 @@ var suites = []suite{
 	{name: "interop", stage: 4, args: test("20m", "./tests/interop/...", "./tests/testimage/...")},
 	{name: "security", stage: 4, args: test("15m", "./tests/security/...")},
 	{name: "tenancy", stage: 4, args: test("10m", "./tests/tenancy/...")},
+	{name: "compose", stage: 4, args: test("15m", "./tests/compose/...")},
 	{name: "scale", stage: 5, args: test("15m", "./tests/scale/...")},
 }
 

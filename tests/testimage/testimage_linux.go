@@ -120,6 +120,18 @@ func Large(t testing.TB) string {
 	})
 }
 
+// StackPackages make what a web application of several services needs.
+var StackPackages = []string{"nginx-light", "postgresql", "python3", "python3-psycopg2", "python3-redis", "redis-server"}
+
+// Stack is Debian with servers: nginx, PostgreSQL with pgbench, Redis and Python
+// with clients of both.
+func Stack(t testing.TB) string {
+	t.Helper()
+	return debian(t, "stack:latest", StackPackages, []string{
+		"--exclude=./usr/share/doc/* --exclude=./usr/share/man/* --exclude=./usr/share/locale/* --exclude=./var/lib/apt/lists/* --exclude=./var/lib/postgresql/15/* .",
+	})
+}
+
 // debian makes an image of the packages; each layer is what tar is told to pack.
 func debian(t testing.TB, ref string, packages, layers []string) string {
 	t.Helper()

@@ -1,2 +1,2 @@
-// Package testruntime provides the OCI runtimes that the tests drive.
+// Package testruntime provides the OCI runtimes and clients that the tests drive.
 package testruntime
