@@ -56,8 +56,7 @@
 // # Versions of QEMU
 //
 // QEMU 7.2 is the oldest that is tried; floor.go has the oldest release of each
-// series that is accepted and the hole that it closed. What counts are the devices
+// series that is accepted, and the holes that are known. What counts are the devices
 // that a guest finds here: virtio-mmio, -blk, -net, -console, the interrupt, timer
-// and clock chips. We offer neither RSS nor hash reports on the network, which the
-// holes of 2023 and 2024 in virtio-net need (CVE-2023-6693, CVE-2024-6505).
+// and clock chips.
 package vmm

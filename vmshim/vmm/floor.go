@@ -8,6 +8,25 @@ import "fmt"
 //
 // A distribution that backports fixes without raising the number is refused too:
 // there is no way to see it, and the host owner can give a newer binary.
+//
+// # Holes in what our machine has
+//
+// From the release notes of the stable series and Debian's changelog:
+//
+//	CVE-2024-3446   virtio-serial  freed twice by re-entrant DMA; closed in 7.2.11, 8.2.3, 9.0.0: the floor
+//	CVE-2023-6693   virtio-net     overflow when a header is copied, with hash reports only, which we do not
+//	                               offer; closed in 7.2.9
+//	CVE-2024-6505   virtio-net     a queue out of bounds, with RSS only, which we do not offer; closed in 7.2.14
+//	CVE-2026-48914  virtio-blk     a SCSI request, although refused, is answered with four bytes that may reach
+//	                               up to three beyond the guest's buffer; closed in 10.0.11, 10.2.4, 11.0.2
+//	CVE-2024-8612   virtio-blk     a guest reads what is left on QEMU's heap by having a disk write to a
+//	                               device's registers; open in all releases
+//	issue 4073      virtio-net     the guard of CVE-2024-3446 is another device's; closed after 11.0
+//	CVE-2026-66900  virtio-net     QEMU's issue 3879, of which we know no more; said to be closed in 10.0.14, 11.1.2
+//
+// The last four make no floor: of the series that distributions support, 7.2 to 9.2
+// have no release without them. What they give a guest is its own QEMU at most,
+// which is what the jail is for.
 var floor = []struct {
 	series [2]int
 	least  int
