@@ -267,7 +267,7 @@ func (e *Engine) call(ctx context.Context, name string, f func(BackendProcess) e
 			return err
 		}
 		err = f(proc)
-		if !errdefs.IsUnavailable(err) || try == 3 {
+		if !errdefs.IsUnavailable(err) || try == 3 || answers(ctx, proc) {
 			return err
 		}
 		if err := e.gone(ctx, name, proc); err != nil {
@@ -276,8 +276,17 @@ func (e *Engine) call(ctx context.Context, name string, f func(BackendProcess) e
 	}
 }
 
+// answers tells whether a backend is well. What it calls unavailable is then
+// something else, a guest say, and a repetition would only wait for that again.
+func answers(ctx context.Context, proc BackendProcess) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_, err := proc.Info(ctx)
+	return err == nil
+}
+
 // gone waits until a connection that failed is known to be down, so that the
-// next use gets a new one. One that stays up failed for a reason of its own.
+// next use gets a new one.
 func (e *Engine) gone(ctx context.Context, name string, proc BackendProcess) error {
 	t := time.NewTimer(time.Second)
 	defer t.Stop()

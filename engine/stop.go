@@ -65,7 +65,10 @@ func (e *Engine) stop(ctx context.Context, c *ctr, o StopOptions, again bool) (a
 	}
 	defer c.forget(w)
 	e.cfg.Crash("stop.intent")
-	if err := e.signal(ctx, c, sig); err != nil && !errdefs.IsFailedPrecondition(err) && !errdefs.IsNotFound(err) {
+	err = e.signal(ctx, c, sig)
+	// What cannot be asked to end is killed at the deadline all the same.
+	late := deadline >= 0 && errdefs.IsUnavailable(err)
+	if err != nil && !late && !errdefs.IsFailedPrecondition(err) && !errdefs.IsNotFound(err) {
 		return false, err
 	}
 	e.cfg.Crash("stop.signaled")

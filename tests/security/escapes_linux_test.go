@@ -26,6 +26,10 @@ type escape struct {
 	refused string   // the message if it must not even start; otherwise it may
 	want    string   // the whole output if it starts, "" for any
 	never   string   // in the output
+
+	// atVM is the message at the vm level, where it must not start for another reason:
+	// there the host has nothing that could be asked for.
+	atVM string
 }
 
 const uidOfNobody = 65534
@@ -55,6 +59,7 @@ var escapes = []escape{
 	{
 		cve: "CVE-2020-15257", tried: "an abstract socket of the engine in the host's network",
 		run: []string{"--network", "host", "IMAGE", "sh", "-c", "grep -ci '@.*caisson' /proc/net/unix"}, want: "0",
+		atVM: "cannot have the host's network",
 	},
 	{
 		cve: "CVE-2021-43784", tried: "a mount option that is too long for a length field",
@@ -121,6 +126,9 @@ func TestEscapes(t *testing.T) {
 	harness.NeedRoot(t)
 	e := harness.Start(t)
 	for i, x := range escapes {
+		if harness.Level() == "vm" && x.atVM != "" {
+			x.refused = x.atVM
+		}
 		t.Run(x.cve+": "+x.tried, func(t *testing.T) {
 			harness.SameAtLevel(t)
 			host := t.TempDir()
@@ -152,7 +160,7 @@ func TestEscapes(t *testing.T) {
 					t.Errorf("a file of the host was read: %v", r)
 				case x.refused != "" && (r.Code != 125 && r.Code != 126 || !strings.Contains(r.Stderr, x.refused)):
 					t.Errorf("must be refused with a message that names %q: %v", x.refused, r)
-				case x.want != "" && out != x.want:
+				case x.refused == "" && x.want != "" && out != x.want:
 					t.Errorf("output is not %q: %v", x.want, r)
 				case x.never != "" && strings.Contains(r.Stdout, x.never):
 					t.Errorf("output has %q: %v", x.never, r)

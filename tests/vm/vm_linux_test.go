@@ -327,7 +327,7 @@ func TestPool(t *testing.T) {
 // Whoever is killed with -9: the engine and the backend take nothing with them;
 // shim and monitor take their own machine, and say so.
 func TestKilled(t *testing.T) {
-	e := start(t)
+	e := startHostile(t)
 	run := func(name string) {
 		e.Must("run", "-d", "--name", name, "--isolation", "vm", "busybox", "sh", "-c",
 			`trap 'echo end; exit 17' TERM; i=0; while :; do echo $i; i=$((i+1)); usleep 20000; done`)
@@ -360,12 +360,27 @@ func TestKilled(t *testing.T) {
 		run("victim")
 		run("other")
 		e.Until("it writes", func() bool { return strings.Contains(e.Caisson("logs", "victim").Stdout, "5\n") })
+		exec := e.Command("caisson", "exec", "victim", "sh", "-c", "while :; do echo x; usleep 10000; done")
+		writes, err := exec.StdoutPipe()
+		if err == nil {
+			err = exec.Start()
+		}
+		if err == nil {
+			_, err = writes.Read(make([]byte, 1))
+		}
+		if err != nil {
+			t.Fatalf("exec: %v", err)
+		}
 		kill(t, e, victim, strings.TrimSpace(e.Must("inspect", "-f", "{{.Id}}", "victim")))
 		if got := strings.TrimSpace(e.Must("wait", "victim")); got != "137" {
 			t.Errorf("%s killed: exit code %s", victim, got)
 		}
 		if got := e.Must("inspect", "-f", "{{.State.Error}}", "victim"); !strings.Contains(got, "virtual machine") {
 			t.Errorf("%s killed: inspect says %q", victim, got)
+		}
+		_, _ = io.Copy(io.Discard, writes)
+		if _ = exec.Wait(); exec.ProcessState.ExitCode() != 137 {
+			t.Errorf("%s killed: the exec in it: %v", victim, exec.ProcessState)
 		}
 		if got := e.Must("exec", "other", "echo", "alive"); got != "alive" {
 			t.Errorf("%s killed: the other machine: %s", victim, got)
@@ -375,6 +390,38 @@ func TestKilled(t *testing.T) {
 			t.Errorf("%s killed: started again: %s", victim, got)
 		}
 		e.Must("rm", "-f", "victim", "other")
+	}
+}
+
+// Whoever is killed while a machine is being made: what was asked for is there or
+// not there, and can be taken away.
+func TestKilledAtBirth(t *testing.T) {
+	e := startHostile(t)
+	e.Must("run", "--rm", "--isolation", "vm", "busybox", "true") // asks for the template
+	n := 0
+	for _, victim := range []string{"caissond", "caisson-backend-vm", "caisson-vmshim"} {
+		for _, after := range []time.Duration{50, 200, 400} {
+			n++
+			name := fmt.Sprint("born", n)
+			run := e.Command("caisson", "run", "-d", "--name", name, "--isolation", "vm", "busybox", "sleep", "1000")
+			if err := run.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(after * time.Millisecond) // another moment of its making each time
+			if pid := e.PID(victim); pid != 0 {  // a shim may not be there yet
+				e.Kill(victim)
+			}
+			err := run.Wait()
+			e.WaitReady()
+			state := strings.TrimSpace(e.Caisson("inspect", "-f", "{{.State.Status}} {{.State.Error}}", name).Stdout)
+			t.Logf("%s killed after %d ms: run: %v; then %q", victim, after, err, state)
+			if err == nil && victim != "caisson-vmshim" && !strings.HasPrefix(state, "running") {
+				t.Errorf("%s killed after %d ms: run was well, but the container is %q", victim, after, state)
+			}
+			if state != "" {
+				e.Must("rm", "-f", name)
+			}
+		}
 	}
 }
 

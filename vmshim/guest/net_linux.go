@@ -37,6 +37,9 @@ func linkUp(name string) error {
 
 // configureNetwork gives the machine's interfaces their names and addresses.
 func configureNetwork(r *guestpb.SetupRequest) error {
+	if err := ignoreRouters(); err != nil {
+		return err
+	}
 	for key, value := range r.GetSysctls() {
 		if !strings.HasPrefix(key, "net.") || strings.Contains(key, "..") {
 			return fmt.Errorf("sysctl %q is none of the network's: %w", key, errdefs.ErrInvalidArgument)
@@ -62,6 +65,16 @@ func configureNetwork(r *guestpb.SetupRequest) error {
 		}
 	}
 	return nil
+}
+
+// ignoreRouters has no interface listen to who says that it is a router: any other
+// container of the network can say so.
+func ignoreRouters() error {
+	settings, err := filepath.Glob("/proc/sys/net/ipv6/conf/*/accept_ra")
+	for _, path := range settings {
+		err = errors.Join(err, os.WriteFile(path, []byte("0"), 0))
+	}
+	return err
 }
 
 // removeUnused takes away the interfaces that nobody has a use for: a container

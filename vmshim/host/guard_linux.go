@@ -186,14 +186,35 @@ func (s *shim) Resize(ctx context.Context, r *backendpb.ResizeRequest) error {
 	return s.void(ctx, func(ctx context.Context) error { return s.remote.Resize(ctx, r) })
 }
 
-// Signal is backend.Backend.
+// Signal is backend.Backend. A guest that is to kill a container's first process and
+// does not, or does not tell of its end, loses its machine.
 func (s *shim) Signal(ctx context.Context, r *backendpb.SignalRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, signalTimeout)
+	defer cancel()
 	err := s.void(ctx, func(ctx context.Context) error { return s.remote.Signal(ctx, r) })
+	if r.GetSignal() == "SIGKILL" && r.GetProcess().GetExec() == "" {
+		if errors.Is(err, errSilent) {
+			s.condemn("its agent did not answer when it was to kill a container")
+			return nil
+		}
+		if p, e := s.find(r.GetProcess()); e == nil && err == nil {
+			time.AfterFunc(dieTimeout, func() { s.mustBeDead(p) })
+		}
+	}
 	if err == nil && r.GetSignal() == "SIGKILL" && s.isPaused(r.GetProcess().GetContainer()) {
 		// A killed process leaves the freezer, so its machine must run.
 		return s.gate.set(ctx, false)
 	}
 	return err
+}
+
+func (s *shim) mustBeDead(p *process) {
+	s.mu.Lock()
+	dead := p.exited != nil
+	s.mu.Unlock()
+	if !dead {
+		s.condemn("its agent did not tell of the end of a container that was killed")
+	}
 }
 
 func (s *shim) isPaused(id string) bool {

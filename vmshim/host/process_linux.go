@@ -153,7 +153,8 @@ func pump(from backend.Streams, to pipes) {
 }
 
 // follow turns the guest's events into ours. A guest that invents some, repeats
-// them or sends them in another order is not heard.
+// them or sends them in another order is not heard. One that ends the stream has an
+// agent that is gone or taken over: nothing would tell of the end of what runs in it.
 func (s *shim) follow() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -161,15 +162,17 @@ func (s *shim) follow() {
 		return
 	}
 	stream, err := s.remote.Events(ctx, 0)
-	if err != nil {
-		return
-	}
-	for {
-		ev, err := stream.Recv()
-		if err != nil {
-			return
+	for err == nil {
+		var ev *backendpb.Event
+		if ev, err = stream.Recv(); err == nil {
+			s.heard(ev)
 		}
-		s.heard(ev)
+	}
+	// A machine that ends takes its agent along, and then says more than that.
+	select {
+	case <-s.machine.Done():
+	case <-time.After(lastWordsTimeout):
+		s.condemn("its agent broke the connection: " + clean(cleanError(err).Error(), 256))
 	}
 }
 

@@ -26,8 +26,15 @@ const (
 	bootTimeout = 60 * time.Second
 	// callTimeout is how long a guest may take to answer a call.
 	callTimeout = 60 * time.Second
+	// signalTimeout is how long it may take to send a signal: who sends one waits for
+	// it, and wants a container gone whose guest no longer answers.
+	signalTimeout = 10 * time.Second
+	// dieTimeout is how long a container's end may take after it was killed.
+	dieTimeout = 20 * time.Second
 	// drainTimeout is how long the output of a deleted process may take to end.
 	drainTimeout = 5 * time.Second
+	// lastWordsTimeout is how long a machine's end may take after its agent's.
+	lastWordsTimeout = 5 * time.Second
 	// shutdownTimeout is how long it may take to write its disks back.
 	shutdownTimeout = 20 * time.Second
 )
@@ -51,6 +58,7 @@ type shim struct {
 
 	mu         sync.Mutex
 	containers map[string]*container
+	condemned  error // why we ended the machine, if we did
 
 	// gate keeps the machine's processors running while calls are under way, and
 	// stopped between them while it is paused.
@@ -176,9 +184,29 @@ func (s *shim) await(ctx context.Context) error {
 	return nil
 }
 
-// gone is why the machine ended.
+// gone is why the machine ended, for a call that it did not answer.
 func (s *shim) gone() error {
-	return fmt.Errorf("%w%s (%w)", s.machine.Err(), lastWords(s.machine.Console()), errdefs.ErrUnavailable)
+	return fmt.Errorf("%w%s (%w)", s.ending(), lastWords(s.machine.Console()), errdefs.ErrUnavailable)
+}
+
+// condemn ends a machine that is of no use any more.
+func (s *shim) condemn(why string) {
+	s.mu.Lock()
+	if s.condemned == nil {
+		s.condemned = fmt.Errorf("%w: %s", vmm.ErrKilled, why)
+	}
+	s.mu.Unlock()
+	_ = s.machine.Kill()
+}
+
+// ending is why the machine ended.
+func (s *shim) ending() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.machine.Err(); s.condemned == nil || !errors.Is(err, vmm.ErrKilled) {
+		return err
+	}
+	return s.condemned
 }
 
 // watch tells of the machine's end.
@@ -188,7 +216,7 @@ func (s *shim) watch() {
 	if s.guest != nil {
 		_ = s.guest.Close()
 	}
-	s.allEnded(s.machine.Err())
+	s.allEnded(s.ending())
 }
 
 // control serves the control socket until the backend is gone.
@@ -315,6 +343,8 @@ func call[T any](ctx context.Context, s *shim, do func(context.Context) (T, erro
 	return v, nil
 }
 
+var errSilent = fmt.Errorf("the guest does not answer: %w", errdefs.ErrUnavailable)
+
 // told is an error that came from the guest, with its words cut and cleaned.
 func (s *shim) told(err error) error {
 	select {
@@ -323,7 +353,7 @@ func (s *shim) told(err error) error {
 	default:
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errdefs.IsDeadlineExceeded(err) {
-		return fmt.Errorf("the guest does not answer: %w", errdefs.ErrUnavailable)
+		return errSilent
 	}
 	return cleanError(err)
 }
