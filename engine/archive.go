@@ -48,9 +48,7 @@ func (e *Engine) filesOf(ctx context.Context, ref string) (*files, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &files{Files: fb, rec: rec, state: st.State, target: &backendpb.FilesTarget{
-		Container: rec.ID, Level: rec.Decision.Level, Rootfs: pbMounts(root), StateDir: e.dir(rec.ID),
-	}}
+	f := &files{Files: fb, rec: rec, state: st.State, target: e.filesTarget(rec, root)}
 	for _, m := range rec.Mounts {
 		// What is mounted only while it runs is not there for one that does not.
 		if m.Type == mount.TypeBind || m.Type == mount.TypeVolume && m.Subpath == "" && m.DriverOpts["type"] == "" {
@@ -58,6 +56,11 @@ func (e *Engine) filesOf(ctx context.Context, ref string) (*files, error) {
 		}
 	}
 	return f, nil
+}
+
+// filesTarget names a container's root filesystem.
+func (e *Engine) filesTarget(rec *container.Record, root []images.Mount) *backendpb.FilesTarget {
+	return &backendpb.FilesTarget{Container: rec.ID, Level: rec.Decision.Level, Rootfs: pbMounts(root), StateDir: e.dir(rec.ID)}
 }
 
 func access(readOnly bool) []string {

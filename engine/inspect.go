@@ -12,6 +12,7 @@ import (
 	apinetwork "github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/storage"
 
+	"github.com/caisson-engine/caisson/engine/backend"
 	"github.com/caisson-engine/caisson/engine/container"
 	"github.com/caisson-engine/caisson/engine/network"
 )
@@ -133,8 +134,7 @@ func (e *Engine) graphDriver(ctx context.Context, id string) *storage.DriverData
 
 // sizes are the bytes of the writable layer and of the whole root.
 func (e *Engine) sizes(ctx context.Context, rec *container.Record) (rw, root int64, err error) {
-	rw, err = e.cfg.Images.RootUsage(ctx, rec.ID)
-	if err != nil {
+	if rw, err = e.written(ctx, rec); err != nil {
 		return 0, 0, err
 	}
 	root = rw
@@ -142,6 +142,23 @@ func (e *Engine) sizes(ctx context.Context, rec *container.Record) (rw, root int
 		root += img.LayerSize
 	}
 	return rw, root, nil
+}
+
+// written is how much a container has written: into directories, or what its
+// backend says where it keeps that itself.
+func (e *Engine) written(ctx context.Context, rec *container.Record) (int64, error) {
+	size, err := e.cfg.Images.RootUsage(ctx, rec.ID)
+	if err != nil {
+		return 0, err
+	}
+	if m, err := capable[backend.Measurer](e, ctx, rec.Decision.Backend, backend.CapUsage); err == nil {
+		r, err := m.Usage(ctx, e.filesTarget(rec, nil))
+		if err != nil {
+			return 0, err
+		}
+		size += r.GetBytes()
+	}
+	return size, nil
 }
 
 // networkSettings are those in force, or what was asked for while nothing is.

@@ -45,7 +45,7 @@ func (e *Engine) PruneContainers(ctx context.Context, f map[string][]string) (ap
 		if !idle || rec.Created.After(before) || !match(rec, &st) {
 			continue
 		}
-		size, err := e.cfg.Images.RootUsage(ctx, rec.ID)
+		size, err := e.written(ctx, rec)
 		if err != nil && !errdefs.IsNotFound(err) {
 			return report, err
 		}

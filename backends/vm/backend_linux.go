@@ -65,6 +65,7 @@ var (
 	_ backend.Backend       = (*Backend)(nil)
 	_ backend.Pauser        = (*Backend)(nil)
 	_ backend.ProcessLister = (*Backend)(nil)
+	_ backend.Measurer      = (*Backend)(nil)
 	_ backend.Files         = (*Backend)(nil)
 )
 
@@ -184,7 +185,7 @@ func (b *Backend) Info(context.Context) (*backendpb.InfoReply, error) {
 		Name: Name, Version: b.cfg.Version, Os: "linux", Arch: goruntime.GOARCH,
 		Levels:       []*backendpb.Level{{Name: LevelVM, Strength: backend.StrengthVM}},
 		DefaultLevel: LevelVM,
-		Capabilities: []string{backend.CapPause, backend.CapProcesses, backend.CapFiles, backend.CapOwnStack},
+		Capabilities: []string{backend.CapPause, backend.CapProcesses, backend.CapFiles, backend.CapUsage, backend.CapOwnStack},
 		Facts:        facts, Warnings: warnings,
 	}
 	if b.host.problem != nil {

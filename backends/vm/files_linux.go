@@ -3,9 +3,13 @@ package vm
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"path/filepath"
 	"sync"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/caisson-engine/caisson/engine/backend"
@@ -89,6 +93,28 @@ func inside(t *backendpb.FilesTarget, id string) *backendpb.FilesTarget {
 	t = proto.CloneOf(t)
 	t.Level, t.Rootfs, t.Mounts, t.StateDir = "", guestRoot(id), nil, ""
 	return t
+}
+
+// Usage is backend.Measurer. A guest knows what was written; where none answers it
+// is what the disk takes here, which is a little more.
+func (b *Backend) Usage(ctx context.Context, t *backendpb.FilesTarget) (*backendpb.UsageReply, error) {
+	if c := b.owner(t); c != nil {
+		select {
+		case <-c.machine.done:
+		default:
+			if r, err := c.machine.agent.Usage(ctx, &guestpb.UsageRequest{Container: c.id}); err == nil {
+				return &backendpb.UsageReply{Bytes: r.GetBytes()}, nil
+			}
+		}
+	}
+	var st unix.Stat_t
+	err := unix.Stat(filepath.Join(t.GetStateDir(), diskFile), &st)
+	if errors.Is(err, unix.ENOENT) {
+		return &backendpb.UsageReply{}, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("writable disk of container %s: %w", t.GetContainer(), err)
+	}
+	return &backendpb.UsageReply{Bytes: st.Blocks * 512}, nil
 }
 
 // StatPath is backend.Files.

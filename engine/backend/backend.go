@@ -100,6 +100,7 @@ const (
 	CapPause     = "pause"     // Pauser
 	CapProcesses = "processes" // ProcessLister
 	CapFiles     = "files"     // Files
+	CapUsage     = "usage"     // Measurer
 	CapUserNS    = "userns"    // a user namespace in the OCI spec is honoured
 	// CapOwnStack says that containers have a network stack of their own, which
 	// has the addresses of the sandbox's namespace as they are when it is opened:
@@ -174,6 +175,14 @@ type Pauser interface {
 // ProcessLister is capability CapProcesses.
 type ProcessLister interface {
 	Processes(ctx context.Context, id string) (*backendpb.ProcessesReply, error)
+}
+
+// Measurer is capability CapUsage, of a backend that keeps what its containers
+// write elsewhere than in the directories of their root filesystem, where the
+// engine can count it.
+type Measurer interface {
+	// Usage is what a container, alive or not, has written. Nothing is 0.
+	Usage(ctx context.Context, t *backendpb.FilesTarget) (*backendpb.UsageReply, error)
 }
 
 // Files is capability CapFiles: access to a container's filesystem, alive or

@@ -244,6 +244,21 @@ func writeFile(id string, f *guestpb.File) error {
 	return os.Chmod(path, fs.FileMode(f.GetMode()&0o777))
 }
 
+// Usage is guestpb.GuestServer.
+func (a *agent) Usage(_ context.Context, r *guestpb.UsageRequest) (*guestpb.UsageReply, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	id := r.GetContainer()
+	if !a.prepared[id] {
+		return nil, fmt.Errorf("no container %q: %w", id, errdefs.ErrNotFound)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(guestpb.ScratchDir(id), &st); err != nil {
+		return nil, fmt.Errorf("writable disk of container %s: %w", id, err)
+	}
+	return &guestpb.UsageReply{Bytes: int64(st.Blocks-st.Bfree) * st.Bsize}, nil
+}
+
 // Shutdown is guestpb.GuestServer.
 func (a *agent) Shutdown(ctx context.Context, _ *guestpb.Empty) (*guestpb.Empty, error) {
 	a.mu.Lock()

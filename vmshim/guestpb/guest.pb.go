@@ -433,6 +433,94 @@ func (x *PrepareRequest) GetVolumes() []*Volume {
 	return nil
 }
 
+type UsageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageRequest) Reset() {
+	*x = UsageRequest{}
+	mi := &file_guestpb_guest_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageRequest) ProtoMessage() {}
+
+func (x *UsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guestpb_guest_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
+func (*UsageRequest) Descriptor() ([]byte, []int) {
+	return file_guestpb_guest_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *UsageRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+type UsageReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         int64                  `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageReply) Reset() {
+	*x = UsageReply{}
+	mi := &file_guestpb_guest_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageReply) ProtoMessage() {}
+
+func (x *UsageReply) ProtoReflect() protoreflect.Message {
+	mi := &file_guestpb_guest_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageReply.ProtoReflect.Descriptor instead.
+func (*UsageReply) Descriptor() ([]byte, []int) {
+	return file_guestpb_guest_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *UsageReply) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type File struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // one path element
@@ -444,7 +532,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_guestpb_guest_proto_msgTypes[6]
+	mi := &file_guestpb_guest_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -456,7 +544,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_guestpb_guest_proto_msgTypes[6]
+	mi := &file_guestpb_guest_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -469,7 +557,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_guestpb_guest_proto_rawDescGZIP(), []int{6}
+	return file_guestpb_guest_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *File) GetName() string {
@@ -505,7 +593,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_guestpb_guest_proto_msgTypes[7]
+	mi := &file_guestpb_guest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -517,7 +605,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_guestpb_guest_proto_msgTypes[7]
+	mi := &file_guestpb_guest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -530,7 +618,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_guestpb_guest_proto_rawDescGZIP(), []int{7}
+	return file_guestpb_guest_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Volume) GetName() string {
@@ -594,7 +682,12 @@ const file_guestpb_guest_proto_rawDesc = "" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
 	"\ascratch\x18\x03 \x01(\tR\ascratch\x12,\n" +
 	"\x05files\x18\x04 \x03(\v2\x16.caisson.guest.v1.FileR\x05files\x122\n" +
-	"\avolumes\x18\x05 \x03(\v2\x18.caisson.guest.v1.VolumeR\avolumes\"B\n" +
+	"\avolumes\x18\x05 \x03(\v2\x18.caisson.guest.v1.VolumeR\avolumes\",\n" +
+	"\fUsageRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\"\n" +
+	"\n" +
+	"UsageReply\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\"B\n" +
 	"\x04File\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
@@ -602,11 +695,12 @@ const file_guestpb_guest_proto_rawDesc = "" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x1b\n" +
-	"\tread_only\x18\x03 \x01(\bR\breadOnly2\x8c\x02\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly2\xd3\x02\n" +
 	"\x05Guest\x12E\n" +
 	"\x05Setup\x12\x1e.caisson.guest.v1.SetupRequest\x1a\x1c.caisson.guest.v1.SetupReply\x12D\n" +
 	"\aPrepare\x12 .caisson.guest.v1.PrepareRequest\x1a\x17.caisson.guest.v1.Empty\x128\n" +
-	"\x04Warm\x12\x17.caisson.guest.v1.Empty\x1a\x17.caisson.guest.v1.Empty\x12<\n" +
+	"\x04Warm\x12\x17.caisson.guest.v1.Empty\x1a\x17.caisson.guest.v1.Empty\x12E\n" +
+	"\x05Usage\x12\x1e.caisson.guest.v1.UsageRequest\x1a\x1c.caisson.guest.v1.UsageReply\x12<\n" +
 	"\bShutdown\x12\x17.caisson.guest.v1.Empty\x1a\x17.caisson.guest.v1.EmptyB2Z0github.com/caisson-engine/caisson/vmshim/guestpbb\x06proto3"
 
 var (
@@ -621,7 +715,7 @@ func file_guestpb_guest_proto_rawDescGZIP() []byte {
 	return file_guestpb_guest_proto_rawDescData
 }
 
-var file_guestpb_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_guestpb_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_guestpb_guest_proto_goTypes = []any{
 	(*Empty)(nil),          // 0: caisson.guest.v1.Empty
 	(*SetupRequest)(nil),   // 1: caisson.guest.v1.SetupRequest
@@ -629,29 +723,33 @@ var file_guestpb_guest_proto_goTypes = []any{
 	(*Interface)(nil),      // 3: caisson.guest.v1.Interface
 	(*Route)(nil),          // 4: caisson.guest.v1.Route
 	(*PrepareRequest)(nil), // 5: caisson.guest.v1.PrepareRequest
-	(*File)(nil),           // 6: caisson.guest.v1.File
-	(*Volume)(nil),         // 7: caisson.guest.v1.Volume
-	nil,                    // 8: caisson.guest.v1.SetupRequest.SysctlsEntry
+	(*UsageRequest)(nil),   // 6: caisson.guest.v1.UsageRequest
+	(*UsageReply)(nil),     // 7: caisson.guest.v1.UsageReply
+	(*File)(nil),           // 8: caisson.guest.v1.File
+	(*Volume)(nil),         // 9: caisson.guest.v1.Volume
+	nil,                    // 10: caisson.guest.v1.SetupRequest.SysctlsEntry
 }
 var file_guestpb_guest_proto_depIdxs = []int32{
-	3, // 0: caisson.guest.v1.SetupRequest.interfaces:type_name -> caisson.guest.v1.Interface
-	4, // 1: caisson.guest.v1.SetupRequest.routes:type_name -> caisson.guest.v1.Route
-	8, // 2: caisson.guest.v1.SetupRequest.sysctls:type_name -> caisson.guest.v1.SetupRequest.SysctlsEntry
-	6, // 3: caisson.guest.v1.PrepareRequest.files:type_name -> caisson.guest.v1.File
-	7, // 4: caisson.guest.v1.PrepareRequest.volumes:type_name -> caisson.guest.v1.Volume
-	1, // 5: caisson.guest.v1.Guest.Setup:input_type -> caisson.guest.v1.SetupRequest
-	5, // 6: caisson.guest.v1.Guest.Prepare:input_type -> caisson.guest.v1.PrepareRequest
-	0, // 7: caisson.guest.v1.Guest.Warm:input_type -> caisson.guest.v1.Empty
-	0, // 8: caisson.guest.v1.Guest.Shutdown:input_type -> caisson.guest.v1.Empty
-	2, // 9: caisson.guest.v1.Guest.Setup:output_type -> caisson.guest.v1.SetupReply
-	0, // 10: caisson.guest.v1.Guest.Prepare:output_type -> caisson.guest.v1.Empty
-	0, // 11: caisson.guest.v1.Guest.Warm:output_type -> caisson.guest.v1.Empty
-	0, // 12: caisson.guest.v1.Guest.Shutdown:output_type -> caisson.guest.v1.Empty
-	9, // [9:13] is the sub-list for method output_type
-	5, // [5:9] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	3,  // 0: caisson.guest.v1.SetupRequest.interfaces:type_name -> caisson.guest.v1.Interface
+	4,  // 1: caisson.guest.v1.SetupRequest.routes:type_name -> caisson.guest.v1.Route
+	10, // 2: caisson.guest.v1.SetupRequest.sysctls:type_name -> caisson.guest.v1.SetupRequest.SysctlsEntry
+	8,  // 3: caisson.guest.v1.PrepareRequest.files:type_name -> caisson.guest.v1.File
+	9,  // 4: caisson.guest.v1.PrepareRequest.volumes:type_name -> caisson.guest.v1.Volume
+	1,  // 5: caisson.guest.v1.Guest.Setup:input_type -> caisson.guest.v1.SetupRequest
+	5,  // 6: caisson.guest.v1.Guest.Prepare:input_type -> caisson.guest.v1.PrepareRequest
+	0,  // 7: caisson.guest.v1.Guest.Warm:input_type -> caisson.guest.v1.Empty
+	6,  // 8: caisson.guest.v1.Guest.Usage:input_type -> caisson.guest.v1.UsageRequest
+	0,  // 9: caisson.guest.v1.Guest.Shutdown:input_type -> caisson.guest.v1.Empty
+	2,  // 10: caisson.guest.v1.Guest.Setup:output_type -> caisson.guest.v1.SetupReply
+	0,  // 11: caisson.guest.v1.Guest.Prepare:output_type -> caisson.guest.v1.Empty
+	0,  // 12: caisson.guest.v1.Guest.Warm:output_type -> caisson.guest.v1.Empty
+	7,  // 13: caisson.guest.v1.Guest.Usage:output_type -> caisson.guest.v1.UsageReply
+	0,  // 14: caisson.guest.v1.Guest.Shutdown:output_type -> caisson.guest.v1.Empty
+	10, // [10:15] is the sub-list for method output_type
+	5,  // [5:10] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_guestpb_guest_proto_init() }
@@ -665,7 +763,7 @@ func file_guestpb_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guestpb_guest_proto_rawDesc), len(file_guestpb_guest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,7 @@ const (
 	Guest_Setup_FullMethodName    = "/caisson.guest.v1.Guest/Setup"
 	Guest_Prepare_FullMethodName  = "/caisson.guest.v1.Guest/Prepare"
 	Guest_Warm_FullMethodName     = "/caisson.guest.v1.Guest/Warm"
+	Guest_Usage_FullMethodName    = "/caisson.guest.v1.Guest/Usage"
 	Guest_Shutdown_FullMethodName = "/caisson.guest.v1.Guest/Shutdown"
 )
 
@@ -44,6 +45,8 @@ type GuestClient interface {
 	// second call takes it back. What an emulated machine has done once it does much
 	// faster again.
 	Warm(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
+	// Usage tells how much of its writable disk a prepared container uses.
+	Usage(ctx context.Context, in *UsageRequest, opts ...grpc.CallOption) (*UsageReply, error)
 	// Shutdown writes back and unmounts all disks. What runs is killed first. The
 	// machine may be ended when it returns.
 	Shutdown(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
@@ -87,6 +90,16 @@ func (c *guestClient) Warm(ctx context.Context, in *Empty, opts ...grpc.CallOpti
 	return out, nil
 }
 
+func (c *guestClient) Usage(ctx context.Context, in *UsageRequest, opts ...grpc.CallOption) (*UsageReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UsageReply)
+	err := c.cc.Invoke(ctx, Guest_Usage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *guestClient) Shutdown(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Empty)
@@ -112,6 +125,8 @@ type GuestServer interface {
 	// second call takes it back. What an emulated machine has done once it does much
 	// faster again.
 	Warm(context.Context, *Empty) (*Empty, error)
+	// Usage tells how much of its writable disk a prepared container uses.
+	Usage(context.Context, *UsageRequest) (*UsageReply, error)
 	// Shutdown writes back and unmounts all disks. What runs is killed first. The
 	// machine may be ended when it returns.
 	Shutdown(context.Context, *Empty) (*Empty, error)
@@ -133,6 +148,9 @@ func (UnimplementedGuestServer) Prepare(context.Context, *PrepareRequest) (*Empt
 }
 func (UnimplementedGuestServer) Warm(context.Context, *Empty) (*Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method Warm not implemented")
+}
+func (UnimplementedGuestServer) Usage(context.Context, *UsageRequest) (*UsageReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Usage not implemented")
 }
 func (UnimplementedGuestServer) Shutdown(context.Context, *Empty) (*Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method Shutdown not implemented")
@@ -212,6 +230,24 @@ func _Guest_Warm_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Guest_Usage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GuestServer).Usage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Guest_Usage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GuestServer).Usage(ctx, req.(*UsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Guest_Shutdown_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(Empty)
 	if err := dec(in); err != nil {
@@ -248,6 +284,10 @@ var Guest_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Warm",
 			Handler:    _Guest_Warm_Handler,
+		},
+		{
+			MethodName: "Usage",
+			Handler:    _Guest_Usage_Handler,
 		},
 		{
 			MethodName: "Shutdown",

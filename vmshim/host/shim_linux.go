@@ -310,6 +310,14 @@ func (r *relay) Warm(ctx context.Context, q *guestpb.Empty) (*guestpb.Empty, err
 	return call(ctx, r.shim, func(ctx context.Context) (*guestpb.Empty, error) { return r.shim.agent.Warm(ctx, q) })
 }
 
+// Usage is guestpb.GuestServer. No disk holds more than a file may.
+func (r *relay) Usage(ctx context.Context, q *guestpb.UsageRequest) (*guestpb.UsageReply, error) {
+	return call(ctx, r.shim, func(ctx context.Context) (*guestpb.UsageReply, error) {
+		a, err := r.shim.agent.Usage(ctx, q)
+		return &guestpb.UsageReply{Bytes: min(max(a.GetBytes(), 0), r.shim.cfg.FileSize)}, err
+	})
+}
+
 // Shutdown is guestpb.GuestServer.
 func (r *relay) Shutdown(ctx context.Context, _ *guestpb.Empty) (*guestpb.Empty, error) {
 	return &guestpb.Empty{}, r.shim.shutdown(ctx)

@@ -281,7 +281,7 @@ func (x Change_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Change_Kind.Descriptor instead.
 func (Change_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_backendpb_backend_proto_rawDescGZIP(), []int{42, 0}
+	return file_backendpb_backend_proto_rawDescGZIP(), []int{43, 0}
 }
 
 type Empty struct {
@@ -2666,6 +2666,50 @@ func (x *ProcessesReply) GetProcesses() []*ProcessInfo {
 	return nil
 }
 
+type UsageReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         int64                  `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageReply) Reset() {
+	*x = UsageReply{}
+	mi := &file_backendpb_backend_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageReply) ProtoMessage() {}
+
+func (x *UsageReply) ProtoReflect() protoreflect.Message {
+	mi := &file_backendpb_backend_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageReply.ProtoReflect.Descriptor instead.
+func (*UsageReply) Descriptor() ([]byte, []int) {
+	return file_backendpb_backend_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *UsageReply) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 // FilesTarget names a container's filesystem whether the container lives or not.
 type FilesTarget struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2680,7 +2724,7 @@ type FilesTarget struct {
 
 func (x *FilesTarget) Reset() {
 	*x = FilesTarget{}
-	mi := &file_backendpb_backend_proto_msgTypes[36]
+	mi := &file_backendpb_backend_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2692,7 +2736,7 @@ func (x *FilesTarget) String() string {
 func (*FilesTarget) ProtoMessage() {}
 
 func (x *FilesTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_backendpb_backend_proto_msgTypes[36]
+	mi := &file_backendpb_backend_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2705,7 +2749,7 @@ func (x *FilesTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilesTarget.ProtoReflect.Descriptor instead.
 func (*FilesTarget) Descriptor() ([]byte, []int) {
-	return file_backendpb_backend_proto_rawDescGZIP(), []int{36}
+	return file_backendpb_backend_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *FilesTarget) GetContainer() string {
@@ -2753,7 +2797,7 @@ type PathRequest struct {
 
 func (x *PathRequest) Reset() {
 	*x = PathRequest{}
-	mi := &file_backendpb_backend_proto_msgTypes[37]
+	mi := &file_backendpb_backend_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2765,7 +2809,7 @@ func (x *PathRequest) String() string {
 func (*PathRequest) ProtoMessage() {}
 
 func (x *PathRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_backendpb_backend_proto_msgTypes[37]
+	mi := &file_backendpb_backend_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2778,7 +2822,7 @@ func (x *PathRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathRequest.ProtoReflect.Descriptor instead.
 func (*PathRequest) Descriptor() ([]byte, []int) {
-	return file_backendpb_backend_proto_rawDescGZIP(), []int{37}
+	return file_backendpb_backend_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PathRequest) GetTarget() *FilesTarget {
@@ -2808,7 +2852,7 @@ type PathStat struct {
 
 func (x *PathStat) Reset() {
 	*x = PathStat{}
-	mi := &file_backendpb_backend_proto_msgTypes[38]
+	mi := &file_backendpb_backend_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +2864,7 @@ func (x *PathStat) String() string {
 func (*PathStat) ProtoMessage() {}
 
 func (x *PathStat) ProtoReflect() protoreflect.Message {
-	mi := &file_backendpb_backend_proto_msgTypes[38]
+	mi := &file_backendpb_backend_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +2877,7 @@ func (x *PathStat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathStat.ProtoReflect.Descriptor instead.
 func (*PathStat) Descriptor() ([]byte, []int) {
-	return file_backendpb_backend_proto_rawDescGZIP(), []int{38}
+	return file_backendpb_backend_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PathStat) GetName() string {
@@ -2880,7 +2924,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_backendpb_backend_proto_msgTypes[39]
+	mi := &file_backendpb_backend_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2892,7 +2936,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_backendpb_backend_proto_msgTypes[39]
+	mi := &file_backendpb_backend_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2905,7 +2949,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_backendpb_backend_proto_rawDescGZIP(), []int{39}
+	return file_backendpb_backend_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Chunk) GetData() []byte {
@@ -2927,7 +2971,7 @@ type WriteTarget struct {
 
 func (x *WriteTarget) Reset() {
 	*x = WriteTarget{}
-	mi := &file_backendpb_backend_proto_msgTypes[40]
+	mi := &file_backendpb_backend_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2939,7 +2983,7 @@ func (x *WriteTarget) String() string {
 func (*WriteTarget) ProtoMessage() {}
 
 func (x *WriteTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_backendpb_backend_proto_msgTypes[40]
+	mi := &file_backendpb_backend_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2952,7 +2996,7 @@ func (x *WriteTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteTarget.ProtoReflect.Descriptor instead.
 func (*WriteTarget) Descriptor() ([]byte, []int) {
-	return file_backendpb_backend_proto_rawDescGZIP(), []int{40}
+	return file_backendpb_backend_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WriteTarget) GetTarget() *FilesTarget {
@@ -2993,7 +3037,7 @@ type ArchiveInput struct {
 
 func (x *ArchiveInput) Reset() {
 	*x = ArchiveInput{}
-	mi := &file_backendpb_backend_proto_msgTypes[41]
+	mi := &file_backendpb_backend_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3005,7 +3049,7 @@ func (x *ArchiveInput) String() string {
 func (*ArchiveInput) ProtoMessage() {}
 
 func (x *ArchiveInput) ProtoReflect() protoreflect.Message {
-	mi := &file_backendpb_backend_proto_msgTypes[41]
+	mi := &file_backendpb_backend_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3018,7 +3062,7 @@ func (x *ArchiveInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArchiveInput.ProtoReflect.Descriptor instead.
 func (*ArchiveInput) Descriptor() ([]byte, []int) {
-	return file_backendpb_backend_proto_rawDescGZIP(), []int{41}
+	return file_backendpb_backend_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ArchiveInput) GetTarget() *WriteTarget {
@@ -3045,7 +3089,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_backendpb_backend_proto_msgTypes[42]
+	mi := &file_backendpb_backend_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3057,7 +3101,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_backendpb_backend_proto_msgTypes[42]
+	mi := &file_backendpb_backend_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3070,7 +3114,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_backendpb_backend_proto_rawDescGZIP(), []int{42}
+	return file_backendpb_backend_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Change) GetPath() string {
@@ -3096,7 +3140,7 @@ type ChangesReply struct {
 
 func (x *ChangesReply) Reset() {
 	*x = ChangesReply{}
-	mi := &file_backendpb_backend_proto_msgTypes[43]
+	mi := &file_backendpb_backend_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3108,7 +3152,7 @@ func (x *ChangesReply) String() string {
 func (*ChangesReply) ProtoMessage() {}
 
 func (x *ChangesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_backendpb_backend_proto_msgTypes[43]
+	mi := &file_backendpb_backend_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3121,7 +3165,7 @@ func (x *ChangesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangesReply.ProtoReflect.Descriptor instead.
 func (*ChangesReply) Descriptor() ([]byte, []int) {
-	return file_backendpb_backend_proto_rawDescGZIP(), []int{43}
+	return file_backendpb_backend_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ChangesReply) GetChanges() []*Change {
@@ -3362,7 +3406,10 @@ const file_backendpb_backend_proto_rawDesc = "" +
 	"started_at\x18\x05 \x01(\x03R\tstartedAt\x12\x10\n" +
 	"\x03cpu\x18\x06 \x01(\x04R\x03cpu\"O\n" +
 	"\x0eProcessesReply\x12=\n" +
-	"\tprocesses\x18\x01 \x03(\v2\x1f.caisson.backend.v1.ProcessInfoR\tprocesses\"\xc4\x01\n" +
+	"\tprocesses\x18\x01 \x03(\v2\x1f.caisson.backend.v1.ProcessInfoR\tprocesses\"\"\n" +
+	"\n" +
+	"UsageReply\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\"\xc4\x01\n" +
 	"\vFilesTarget\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x14\n" +
 	"\x05level\x18\x02 \x01(\tR\x05level\x121\n" +
@@ -3398,7 +3445,7 @@ const file_backendpb_backend_proto_rawDesc = "" +
 	"\x05ADDED\x10\x01\x12\v\n" +
 	"\aDELETED\x10\x02\"D\n" +
 	"\fChangesReply\x124\n" +
-	"\achanges\x18\x01 \x03(\v2\x1a.caisson.backend.v1.ChangeR\achanges2\x99\r\n" +
+	"\achanges\x18\x01 \x03(\v2\x1a.caisson.backend.v1.ChangeR\achanges2\xe3\r\n" +
 	"\aBackend\x12F\n" +
 	"\x04Info\x12\x1f.caisson.backend.v1.InfoRequest\x1a\x1d.caisson.backend.v1.InfoReply\x12>\n" +
 	"\x04Open\x12\x1b.caisson.backend.v1.Sandbox\x1a\x19.caisson.backend.v1.Empty\x12B\n" +
@@ -3417,7 +3464,8 @@ const file_backendpb_backend_proto_rawDesc = "" +
 	"\x06Delete\x12\x1e.caisson.backend.v1.ProcessRef\x1a\x19.caisson.backend.v1.Empty\x12D\n" +
 	"\x05Pause\x12 .caisson.backend.v1.ContainerRef\x1a\x19.caisson.backend.v1.Empty\x12E\n" +
 	"\x06Resume\x12 .caisson.backend.v1.ContainerRef\x1a\x19.caisson.backend.v1.Empty\x12Q\n" +
-	"\tProcesses\x12 .caisson.backend.v1.ContainerRef\x1a\".caisson.backend.v1.ProcessesReply\x12I\n" +
+	"\tProcesses\x12 .caisson.backend.v1.ContainerRef\x1a\".caisson.backend.v1.ProcessesReply\x12H\n" +
+	"\x05Usage\x12\x1f.caisson.backend.v1.FilesTarget\x1a\x1e.caisson.backend.v1.UsageReply\x12I\n" +
 	"\bStatPath\x12\x1f.caisson.backend.v1.PathRequest\x1a\x1c.caisson.backend.v1.PathStat\x12K\n" +
 	"\vReadArchive\x12\x1f.caisson.backend.v1.PathRequest\x1a\x19.caisson.backend.v1.Chunk0\x01\x12M\n" +
 	"\fWriteArchive\x12 .caisson.backend.v1.ArchiveInput\x1a\x19.caisson.backend.v1.Empty(\x01\x12L\n" +
@@ -3437,7 +3485,7 @@ func file_backendpb_backend_proto_rawDescGZIP() []byte {
 }
 
 var file_backendpb_backend_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_backendpb_backend_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_backendpb_backend_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_backendpb_backend_proto_goTypes = []any{
 	(ExecFailure_Kind)(0),    // 0: caisson.backend.v1.ExecFailure.Kind
 	(AttachOutput_Stream)(0), // 1: caisson.backend.v1.AttachOutput.Stream
@@ -3480,25 +3528,26 @@ var file_backendpb_backend_proto_goTypes = []any{
 	(*UpdateRequest)(nil),    // 38: caisson.backend.v1.UpdateRequest
 	(*ProcessInfo)(nil),      // 39: caisson.backend.v1.ProcessInfo
 	(*ProcessesReply)(nil),   // 40: caisson.backend.v1.ProcessesReply
-	(*FilesTarget)(nil),      // 41: caisson.backend.v1.FilesTarget
-	(*PathRequest)(nil),      // 42: caisson.backend.v1.PathRequest
-	(*PathStat)(nil),         // 43: caisson.backend.v1.PathStat
-	(*Chunk)(nil),            // 44: caisson.backend.v1.Chunk
-	(*WriteTarget)(nil),      // 45: caisson.backend.v1.WriteTarget
-	(*ArchiveInput)(nil),     // 46: caisson.backend.v1.ArchiveInput
-	(*Change)(nil),           // 47: caisson.backend.v1.Change
-	(*ChangesReply)(nil),     // 48: caisson.backend.v1.ChangesReply
-	nil,                      // 49: caisson.backend.v1.Sandbox.AnnotationsEntry
-	nil,                      // 50: caisson.backend.v1.Log.OptionsEntry
-	nil,                      // 51: caisson.backend.v1.Log.AttrsEntry
-	nil,                      // 52: caisson.backend.v1.MemoryStats.StatsEntry
+	(*UsageReply)(nil),       // 41: caisson.backend.v1.UsageReply
+	(*FilesTarget)(nil),      // 42: caisson.backend.v1.FilesTarget
+	(*PathRequest)(nil),      // 43: caisson.backend.v1.PathRequest
+	(*PathStat)(nil),         // 44: caisson.backend.v1.PathStat
+	(*Chunk)(nil),            // 45: caisson.backend.v1.Chunk
+	(*WriteTarget)(nil),      // 46: caisson.backend.v1.WriteTarget
+	(*ArchiveInput)(nil),     // 47: caisson.backend.v1.ArchiveInput
+	(*Change)(nil),           // 48: caisson.backend.v1.Change
+	(*ChangesReply)(nil),     // 49: caisson.backend.v1.ChangesReply
+	nil,                      // 50: caisson.backend.v1.Sandbox.AnnotationsEntry
+	nil,                      // 51: caisson.backend.v1.Log.OptionsEntry
+	nil,                      // 52: caisson.backend.v1.Log.AttrsEntry
+	nil,                      // 53: caisson.backend.v1.MemoryStats.StatsEntry
 }
 var file_backendpb_backend_proto_depIdxs = []int32{
 	8,  // 0: caisson.backend.v1.InfoReply.levels:type_name -> caisson.backend.v1.Level
 	9,  // 1: caisson.backend.v1.InfoReply.facts:type_name -> caisson.backend.v1.Fact
-	49, // 2: caisson.backend.v1.Sandbox.annotations:type_name -> caisson.backend.v1.Sandbox.AnnotationsEntry
-	50, // 3: caisson.backend.v1.Log.options:type_name -> caisson.backend.v1.Log.OptionsEntry
-	51, // 4: caisson.backend.v1.Log.attrs:type_name -> caisson.backend.v1.Log.AttrsEntry
+	50, // 2: caisson.backend.v1.Sandbox.annotations:type_name -> caisson.backend.v1.Sandbox.AnnotationsEntry
+	51, // 3: caisson.backend.v1.Log.options:type_name -> caisson.backend.v1.Log.OptionsEntry
+	52, // 4: caisson.backend.v1.Log.attrs:type_name -> caisson.backend.v1.Log.AttrsEntry
 	10, // 5: caisson.backend.v1.Container.rootfs:type_name -> caisson.backend.v1.Mount
 	14, // 6: caisson.backend.v1.Container.io:type_name -> caisson.backend.v1.IO
 	15, // 7: caisson.backend.v1.Container.log:type_name -> caisson.backend.v1.Log
@@ -3523,15 +3572,15 @@ var file_backendpb_backend_proto_depIdxs = []int32{
 	35, // 26: caisson.backend.v1.StatsReply.memory:type_name -> caisson.backend.v1.MemoryStats
 	36, // 27: caisson.backend.v1.StatsReply.networks:type_name -> caisson.backend.v1.NetworkStats
 	37, // 28: caisson.backend.v1.StatsReply.block_io:type_name -> caisson.backend.v1.BlockIO
-	52, // 29: caisson.backend.v1.MemoryStats.stats:type_name -> caisson.backend.v1.MemoryStats.StatsEntry
+	53, // 29: caisson.backend.v1.MemoryStats.stats:type_name -> caisson.backend.v1.MemoryStats.StatsEntry
 	39, // 30: caisson.backend.v1.ProcessesReply.processes:type_name -> caisson.backend.v1.ProcessInfo
 	10, // 31: caisson.backend.v1.FilesTarget.rootfs:type_name -> caisson.backend.v1.Mount
 	10, // 32: caisson.backend.v1.FilesTarget.mounts:type_name -> caisson.backend.v1.Mount
-	41, // 33: caisson.backend.v1.PathRequest.target:type_name -> caisson.backend.v1.FilesTarget
-	41, // 34: caisson.backend.v1.WriteTarget.target:type_name -> caisson.backend.v1.FilesTarget
-	45, // 35: caisson.backend.v1.ArchiveInput.target:type_name -> caisson.backend.v1.WriteTarget
+	42, // 33: caisson.backend.v1.PathRequest.target:type_name -> caisson.backend.v1.FilesTarget
+	42, // 34: caisson.backend.v1.WriteTarget.target:type_name -> caisson.backend.v1.FilesTarget
+	46, // 35: caisson.backend.v1.ArchiveInput.target:type_name -> caisson.backend.v1.WriteTarget
 	4,  // 36: caisson.backend.v1.Change.kind:type_name -> caisson.backend.v1.Change.Kind
-	47, // 37: caisson.backend.v1.ChangesReply.changes:type_name -> caisson.backend.v1.Change
+	48, // 37: caisson.backend.v1.ChangesReply.changes:type_name -> caisson.backend.v1.Change
 	6,  // 38: caisson.backend.v1.Backend.Info:input_type -> caisson.backend.v1.InfoRequest
 	11, // 39: caisson.backend.v1.Backend.Open:input_type -> caisson.backend.v1.Sandbox
 	12, // 40: caisson.backend.v1.Backend.Close:input_type -> caisson.backend.v1.SandboxRef
@@ -3550,36 +3599,38 @@ var file_backendpb_backend_proto_depIdxs = []int32{
 	13, // 53: caisson.backend.v1.Backend.Pause:input_type -> caisson.backend.v1.ContainerRef
 	13, // 54: caisson.backend.v1.Backend.Resume:input_type -> caisson.backend.v1.ContainerRef
 	13, // 55: caisson.backend.v1.Backend.Processes:input_type -> caisson.backend.v1.ContainerRef
-	42, // 56: caisson.backend.v1.Backend.StatPath:input_type -> caisson.backend.v1.PathRequest
-	42, // 57: caisson.backend.v1.Backend.ReadArchive:input_type -> caisson.backend.v1.PathRequest
-	46, // 58: caisson.backend.v1.Backend.WriteArchive:input_type -> caisson.backend.v1.ArchiveInput
-	41, // 59: caisson.backend.v1.Backend.Changes:input_type -> caisson.backend.v1.FilesTarget
-	41, // 60: caisson.backend.v1.Backend.ReadDiff:input_type -> caisson.backend.v1.FilesTarget
-	7,  // 61: caisson.backend.v1.Backend.Info:output_type -> caisson.backend.v1.InfoReply
-	5,  // 62: caisson.backend.v1.Backend.Open:output_type -> caisson.backend.v1.Empty
-	5,  // 63: caisson.backend.v1.Backend.Close:output_type -> caisson.backend.v1.Empty
-	18, // 64: caisson.backend.v1.Backend.Create:output_type -> caisson.backend.v1.Status
-	18, // 65: caisson.backend.v1.Backend.Start:output_type -> caisson.backend.v1.Status
-	5,  // 66: caisson.backend.v1.Backend.Exec:output_type -> caisson.backend.v1.Empty
-	23, // 67: caisson.backend.v1.Backend.Attach:output_type -> caisson.backend.v1.AttachOutput
-	5,  // 68: caisson.backend.v1.Backend.Resize:output_type -> caisson.backend.v1.Empty
-	5,  // 69: caisson.backend.v1.Backend.Signal:output_type -> caisson.backend.v1.Empty
-	28, // 70: caisson.backend.v1.Backend.State:output_type -> caisson.backend.v1.ContainerState
-	30, // 71: caisson.backend.v1.Backend.List:output_type -> caisson.backend.v1.ListReply
-	32, // 72: caisson.backend.v1.Backend.Events:output_type -> caisson.backend.v1.Event
-	33, // 73: caisson.backend.v1.Backend.Stats:output_type -> caisson.backend.v1.StatsReply
-	5,  // 74: caisson.backend.v1.Backend.Update:output_type -> caisson.backend.v1.Empty
-	5,  // 75: caisson.backend.v1.Backend.Delete:output_type -> caisson.backend.v1.Empty
-	5,  // 76: caisson.backend.v1.Backend.Pause:output_type -> caisson.backend.v1.Empty
-	5,  // 77: caisson.backend.v1.Backend.Resume:output_type -> caisson.backend.v1.Empty
-	40, // 78: caisson.backend.v1.Backend.Processes:output_type -> caisson.backend.v1.ProcessesReply
-	43, // 79: caisson.backend.v1.Backend.StatPath:output_type -> caisson.backend.v1.PathStat
-	44, // 80: caisson.backend.v1.Backend.ReadArchive:output_type -> caisson.backend.v1.Chunk
-	5,  // 81: caisson.backend.v1.Backend.WriteArchive:output_type -> caisson.backend.v1.Empty
-	48, // 82: caisson.backend.v1.Backend.Changes:output_type -> caisson.backend.v1.ChangesReply
-	44, // 83: caisson.backend.v1.Backend.ReadDiff:output_type -> caisson.backend.v1.Chunk
-	61, // [61:84] is the sub-list for method output_type
-	38, // [38:61] is the sub-list for method input_type
+	42, // 56: caisson.backend.v1.Backend.Usage:input_type -> caisson.backend.v1.FilesTarget
+	43, // 57: caisson.backend.v1.Backend.StatPath:input_type -> caisson.backend.v1.PathRequest
+	43, // 58: caisson.backend.v1.Backend.ReadArchive:input_type -> caisson.backend.v1.PathRequest
+	47, // 59: caisson.backend.v1.Backend.WriteArchive:input_type -> caisson.backend.v1.ArchiveInput
+	42, // 60: caisson.backend.v1.Backend.Changes:input_type -> caisson.backend.v1.FilesTarget
+	42, // 61: caisson.backend.v1.Backend.ReadDiff:input_type -> caisson.backend.v1.FilesTarget
+	7,  // 62: caisson.backend.v1.Backend.Info:output_type -> caisson.backend.v1.InfoReply
+	5,  // 63: caisson.backend.v1.Backend.Open:output_type -> caisson.backend.v1.Empty
+	5,  // 64: caisson.backend.v1.Backend.Close:output_type -> caisson.backend.v1.Empty
+	18, // 65: caisson.backend.v1.Backend.Create:output_type -> caisson.backend.v1.Status
+	18, // 66: caisson.backend.v1.Backend.Start:output_type -> caisson.backend.v1.Status
+	5,  // 67: caisson.backend.v1.Backend.Exec:output_type -> caisson.backend.v1.Empty
+	23, // 68: caisson.backend.v1.Backend.Attach:output_type -> caisson.backend.v1.AttachOutput
+	5,  // 69: caisson.backend.v1.Backend.Resize:output_type -> caisson.backend.v1.Empty
+	5,  // 70: caisson.backend.v1.Backend.Signal:output_type -> caisson.backend.v1.Empty
+	28, // 71: caisson.backend.v1.Backend.State:output_type -> caisson.backend.v1.ContainerState
+	30, // 72: caisson.backend.v1.Backend.List:output_type -> caisson.backend.v1.ListReply
+	32, // 73: caisson.backend.v1.Backend.Events:output_type -> caisson.backend.v1.Event
+	33, // 74: caisson.backend.v1.Backend.Stats:output_type -> caisson.backend.v1.StatsReply
+	5,  // 75: caisson.backend.v1.Backend.Update:output_type -> caisson.backend.v1.Empty
+	5,  // 76: caisson.backend.v1.Backend.Delete:output_type -> caisson.backend.v1.Empty
+	5,  // 77: caisson.backend.v1.Backend.Pause:output_type -> caisson.backend.v1.Empty
+	5,  // 78: caisson.backend.v1.Backend.Resume:output_type -> caisson.backend.v1.Empty
+	40, // 79: caisson.backend.v1.Backend.Processes:output_type -> caisson.backend.v1.ProcessesReply
+	41, // 80: caisson.backend.v1.Backend.Usage:output_type -> caisson.backend.v1.UsageReply
+	44, // 81: caisson.backend.v1.Backend.StatPath:output_type -> caisson.backend.v1.PathStat
+	45, // 82: caisson.backend.v1.Backend.ReadArchive:output_type -> caisson.backend.v1.Chunk
+	5,  // 83: caisson.backend.v1.Backend.WriteArchive:output_type -> caisson.backend.v1.Empty
+	49, // 84: caisson.backend.v1.Backend.Changes:output_type -> caisson.backend.v1.ChangesReply
+	45, // 85: caisson.backend.v1.Backend.ReadDiff:output_type -> caisson.backend.v1.Chunk
+	62, // [62:86] is the sub-list for method output_type
+	38, // [38:62] is the sub-list for method input_type
 	38, // [38:38] is the sub-list for extension type_name
 	38, // [38:38] is the sub-list for extension extendee
 	0,  // [0:38] is the sub-list for field type_name
@@ -3596,7 +3647,7 @@ func file_backendpb_backend_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_backendpb_backend_proto_rawDesc), len(file_backendpb_backend_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   48,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

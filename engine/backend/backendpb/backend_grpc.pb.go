@@ -41,6 +41,7 @@ const (
 	Backend_Pause_FullMethodName        = "/caisson.backend.v1.Backend/Pause"
 	Backend_Resume_FullMethodName       = "/caisson.backend.v1.Backend/Resume"
 	Backend_Processes_FullMethodName    = "/caisson.backend.v1.Backend/Processes"
+	Backend_Usage_FullMethodName        = "/caisson.backend.v1.Backend/Usage"
 	Backend_StatPath_FullMethodName     = "/caisson.backend.v1.Backend/StatPath"
 	Backend_ReadArchive_FullMethodName  = "/caisson.backend.v1.Backend/ReadArchive"
 	Backend_WriteArchive_FullMethodName = "/caisson.backend.v1.Backend/WriteArchive"
@@ -74,6 +75,8 @@ type BackendClient interface {
 	Resume(ctx context.Context, in *ContainerRef, opts ...grpc.CallOption) (*Empty, error)
 	// capability "processes"
 	Processes(ctx context.Context, in *ContainerRef, opts ...grpc.CallOption) (*ProcessesReply, error)
+	// capability "usage"
+	Usage(ctx context.Context, in *FilesTarget, opts ...grpc.CallOption) (*UsageReply, error)
 	// capability "files"
 	StatPath(ctx context.Context, in *PathRequest, opts ...grpc.CallOption) (*PathStat, error)
 	ReadArchive(ctx context.Context, in *PathRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Chunk], error)
@@ -283,6 +286,16 @@ func (c *backendClient) Processes(ctx context.Context, in *ContainerRef, opts ..
 	return out, nil
 }
 
+func (c *backendClient) Usage(ctx context.Context, in *FilesTarget, opts ...grpc.CallOption) (*UsageReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UsageReply)
+	err := c.cc.Invoke(ctx, Backend_Usage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *backendClient) StatPath(ctx context.Context, in *PathRequest, opts ...grpc.CallOption) (*PathStat, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PathStat)
@@ -380,6 +393,8 @@ type BackendServer interface {
 	Resume(context.Context, *ContainerRef) (*Empty, error)
 	// capability "processes"
 	Processes(context.Context, *ContainerRef) (*ProcessesReply, error)
+	// capability "usage"
+	Usage(context.Context, *FilesTarget) (*UsageReply, error)
 	// capability "files"
 	StatPath(context.Context, *PathRequest) (*PathStat, error)
 	ReadArchive(*PathRequest, grpc.ServerStreamingServer[Chunk]) error
@@ -450,6 +465,9 @@ func (UnimplementedBackendServer) Resume(context.Context, *ContainerRef) (*Empty
 }
 func (UnimplementedBackendServer) Processes(context.Context, *ContainerRef) (*ProcessesReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Processes not implemented")
+}
+func (UnimplementedBackendServer) Usage(context.Context, *FilesTarget) (*UsageReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Usage not implemented")
 }
 func (UnimplementedBackendServer) StatPath(context.Context, *PathRequest) (*PathStat, error) {
 	return nil, status.Error(codes.Unimplemented, "method StatPath not implemented")
@@ -793,6 +811,24 @@ func _Backend_Processes_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Backend_Usage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FilesTarget)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BackendServer).Usage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Backend_Usage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BackendServer).Usage(ctx, req.(*FilesTarget))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Backend_StatPath_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PathRequest)
 	if err := dec(in); err != nil {
@@ -928,6 +964,10 @@ var Backend_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Processes",
 			Handler:    _Backend_Processes_Handler,
+		},
+		{
+			MethodName: "Usage",
+			Handler:    _Backend_Usage_Handler,
 		},
 		{
 			MethodName: "StatPath",

@@ -25,6 +25,7 @@ var (
 	_ backend.Backend       = (*Remote)(nil)
 	_ backend.Pauser        = (*Remote)(nil)
 	_ backend.ProcessLister = (*Remote)(nil)
+	_ backend.Measurer      = (*Remote)(nil)
 	_ backend.Files         = (*Remote)(nil)
 )
 
@@ -223,6 +224,10 @@ func (r *Remote) Resume(ctx context.Context, id string) error {
 
 func (r *Remote) Processes(ctx context.Context, id string) (*backendpb.ProcessesReply, error) {
 	return r.rpc.Processes(ctx, &backendpb.ContainerRef{Id: id})
+}
+
+func (r *Remote) Usage(ctx context.Context, t *backendpb.FilesTarget) (*backendpb.UsageReply, error) {
+	return r.rpc.Usage(ctx, t)
 }
 
 func (r *Remote) StatPath(ctx context.Context, q *backendpb.PathRequest) (*backendpb.PathStat, error) {

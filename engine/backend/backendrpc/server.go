@@ -202,6 +202,14 @@ func (s *server) Processes(ctx context.Context, r *backendpb.ContainerRef) (*bac
 	return p.Processes(ctx, r.GetId())
 }
 
+func (s *server) Usage(ctx context.Context, t *backendpb.FilesTarget) (*backendpb.UsageReply, error) {
+	m, err := optional[backend.Measurer](s.b, backend.CapUsage)
+	if err != nil {
+		return nil, err
+	}
+	return m.Usage(ctx, t)
+}
+
 func (s *server) StatPath(ctx context.Context, r *backendpb.PathRequest) (*backendpb.PathStat, error) {
 	f, err := optional[backend.Files](s.b, backend.CapFiles)
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 var optionalChecks = []check{
 	{"PauseAndResume", (*suite).pause},
 	{"ProcessesOfAContainer", (*suite).processes},
+	{"UsageOfAContainer", (*suite).usage},
 	{"FilesGoInAndOut", (*suite).files},
 	{"FilesRefusals", (*suite).filesRefusals},
 }
@@ -90,6 +91,31 @@ func (s *suite) processes() {
 		}
 		s.remove(ref)
 		s.wantKind(list(), errdefs.ErrNotFound, "Processes of a deleted container")
+	})
+}
+
+func (s *suite) usage() {
+	m, ok := s.Backend.(backend.Measurer)
+	if !ok {
+		s.absent(backend.CapUsage)
+		return
+	}
+	ref := s.run("c", forever...)
+	size := func() (int64, error) {
+		r, err := m.Usage(s.ctx, s.target("c"))
+		return r.GetBytes(), err
+	}
+	s.either(backend.CapUsage, func() error { _, err := size(); return err }, func() {
+		before, err := size()
+		s.must(err, "Usage")
+		ex := s.exec(ref, "e", nil, "sh", "-c", "head -c 2000000 /dev/zero > /tmp/written")
+		s.start(ex)
+		s.wantExit(ex, 0)
+		after, err := size()
+		s.must(err, "Usage after a file was written")
+		if grown := after - before; grown < 2000000 || grown > 4000000 {
+			s.Errorf("2000000 bytes were written, and Usage went from %d to %d", before, after)
+		}
 	})
 }
 
