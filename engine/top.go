@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os/exec"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -97,32 +99,123 @@ func checkPS(args string) error {
 	return nil
 }
 
-// guestTop is ps -ef of processes that only their backend sees.
-func guestTop(list []*backendpb.ProcessInfo, psArgs string, now time.Time) (apicontainer.TopResponse, error) {
-	top := apicontainer.TopResponse{
-		Titles: []string{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"}, Processes: [][]string{},
+// guestProcess is one of a container whose processes only its backend sees.
+type guestProcess struct {
+	*backendpb.ProcessInfo
+	now time.Time
+}
+
+func (p guestProcess) age() time.Duration { return p.now.Sub(time.Unix(0, p.GetStartedAt())) }
+
+func (p guestProcess) share() float64 {
+	if p.age() <= 0 {
+		return 0
 	}
-	if psArgs != "" && psArgs != "-ef" && psArgs != "ef" {
-		return top, fmt.Errorf("this container's processes are not the host's, so only ps -ef can be told of them, not ps %s: %w", psArgs, errdefs.ErrInvalidArgument)
+	return 100 * float64(p.GetCpu()) / float64(p.age())
+}
+
+// stime is when it started: the time of day, or the day.
+func (p guestProcess) stime() string {
+	started := time.Unix(0, p.GetStartedAt())
+	if p.age() > 24*time.Hour {
+		return started.Format("Jan02")
+	}
+	return started.Format("15:04")
+}
+
+// elapsed is [[dd-]hh:]mm:ss, as ps writes it.
+func elapsed(d time.Duration) string {
+	s := int(d.Seconds())
+	text := fmt.Sprintf("%02d:%02d", s/60%60, s%60)
+	if h := s / 3600; h > 0 {
+		text = fmt.Sprintf("%02d:%s", h%24, text)
+	}
+	if days := s / 86400; days > 0 {
+		text = fmt.Sprintf("%d-%s", days, text)
+	}
+	return text
+}
+
+// guestColumn is what ps would show in one column. Users are the guest's, so they
+// have no names here.
+type guestColumn struct {
+	title string
+	value func(guestProcess) string
+}
+
+func uid(p guestProcess) string { return strconv.FormatUint(uint64(p.GetUid()), 10) }
+
+func line(p guestProcess) string { return p.GetCommand() }
+
+func cputime(p guestProcess) string {
+	d := time.Duration(p.GetCpu())
+	return fmt.Sprintf("%02d:%02d:%02d", int(d.Hours()), int(d.Minutes())%60, int(d.Seconds())%60)
+}
+
+// guestColumns by the names that ps -o knows them by.
+var guestColumns = map[string]guestColumn{
+	"pid":     {"PID", func(p guestProcess) string { return strconv.FormatInt(p.GetPid(), 10) }},
+	"ppid":    {"PPID", func(p guestProcess) string { return strconv.FormatInt(p.GetPpid(), 10) }},
+	"uid":     {"UID", uid},
+	"user":    {"USER", uid},
+	"c":       {"C", func(p guestProcess) string { return strconv.Itoa(int(p.share())) }},
+	"pcpu":    {"%CPU", func(p guestProcess) string { return strconv.FormatFloat(p.share(), 'f', 1, 64) }},
+	"stime":   {"STIME", guestProcess.stime},
+	"etime":   {"ELAPSED", func(p guestProcess) string { return elapsed(p.age()) }},
+	"tty":     {"TTY", func(guestProcess) string { return "?" }},
+	"time":    {"TIME", cputime},
+	"cmd":     {"CMD", line},
+	"args":    {"COMMAND", line},
+	"command": {"COMMAND", line},
+	"comm": {"COMMAND", func(p guestProcess) string {
+		program, _, _ := strings.Cut(p.GetCommand(), " ")
+		return path.Base(program)
+	}},
+}
+
+var (
+	psAll     = regexp.MustCompile(`^-?[aefx]+$`)
+	fullNames = []string{"uid", "pid", "ppid", "c", "stime", "tty", "time", "cmd"} // ps -ef
+)
+
+// guestTop is ps for processes that only their backend sees.
+func guestTop(list []*backendpb.ProcessInfo, psArgs string, now time.Time) (apicontainer.TopResponse, error) {
+	top := apicontainer.TopResponse{Titles: []string{}, Processes: [][]string{}}
+	var names []string
+	words := strings.Fields(psArgs)
+	for i := 0; i < len(words); i++ {
+		switch {
+		case psFormat.MatchString(words[i]) && i+1 < len(words):
+			i++
+			names = append(names, strings.Split(words[i], ",")...)
+		case psAll.MatchString(words[i]):
+		default:
+			return top, notOfGuests(psArgs)
+		}
+	}
+	if names == nil {
+		names = fullNames
+	}
+	for _, name := range names {
+		c, ok := guestColumns[name]
+		if !ok {
+			return top, notOfGuests(psArgs)
+		}
+		top.Titles = append(top.Titles, c.title)
 	}
 	for _, p := range list {
-		started := time.Unix(0, p.GetStartedAt())
-		stime := started.Format("15:04")
-		if now.Sub(started) > 24*time.Hour {
-			stime = started.Format("Jan02")
+		var row []string
+		for _, name := range names {
+			row = append(row, guestColumns[name].value(guestProcess{p, now}))
 		}
-		cpu := time.Duration(p.GetCpu())
-		share := 0
-		if lived := now.Sub(started); lived > 0 {
-			share = int(cpu * 100 / lived)
-		}
-		top.Processes = append(top.Processes, []string{
-			strconv.FormatUint(uint64(p.GetUid()), 10), strconv.FormatInt(p.GetPid(), 10), strconv.FormatInt(p.GetPpid(), 10),
-			strconv.Itoa(share), stime, "?",
-			fmt.Sprintf("%02d:%02d:%02d", int(cpu.Hours()), int(cpu.Minutes())%60, int(cpu.Seconds())%60), p.GetCommand(),
-		})
+		top.Processes = append(top.Processes, row)
 	}
 	return top, nil
+}
+
+func notOfGuests(psArgs string) error {
+	return fmt.Errorf("this container's processes are not the host's, so ps %s cannot be told of them: use ps -ef, or -o with some of %s: %w",
+		psArgs, strings.Join(slices.Sorted(maps.Keys(guestColumns)), ","), errdefs.ErrInvalidArgument)
 }
 
 func psError(err error) error {
