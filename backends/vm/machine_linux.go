@@ -428,10 +428,10 @@ func (m *machine) limits(blob []byte) ([]byte, error) {
 	p := &plan{}
 	p.resources(r)
 	if p.memory > m.shape.Memory {
-		return nil, unsupported("its virtual machine has %d MiB of memory, which cannot grow while it runs", m.shape.Memory>>20)
+		return nil, unsupported("its virtual machine has %d MiB of memory, which cannot grow while it runs: stop the container before the update", m.shape.Memory>>20)
 	}
 	if p.cpus > m.shape.CPUs {
-		return nil, unsupported("its virtual machine has %d processors, which cannot become more while it runs", m.shape.CPUs)
+		return nil, unsupported("its virtual machine was made for --cpus %d, which cannot become more while it runs: stop the container before the update", m.shape.CPUs)
 	}
 	r.Devices = nil
 	return json.Marshal(r)

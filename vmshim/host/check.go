@@ -111,10 +111,13 @@ func cleanStats(s *backendpb.StatsReply, at int64, memory uint64, cpus int) *bac
 			Periods: bounded(c.GetPeriods()), ThrottledPeriods: bounded(c.GetThrottledPeriods()), ThrottledTime: bounded(c.GetThrottledTime()),
 		},
 		Memory: &backendpb.MemoryStats{
-			Usage: min(m.GetUsage(), memory), MaxUsage: min(m.GetMaxUsage(), memory), Limit: min(m.GetLimit(), memory),
+			Usage: min(m.GetUsage(), memory), MaxUsage: min(m.GetMaxUsage(), memory), Limit: memory,
 			Failcnt: bounded(m.GetFailcnt()), Stats: map[string]uint64{},
 		},
 		Pids: min(s.GetPids(), 1<<22), PidsLimit: min(s.GetPidsLimit(), 1<<22),
+	}
+	if limit := m.GetLimit(); limit > 0 { // without one the machine is
+		r.Memory.Limit = min(limit, memory)
 	}
 	for _, n := range head(c.GetPerCpu(), cpus) {
 		r.Cpu.PerCpu = append(r.Cpu.PerCpu, bounded(n))
