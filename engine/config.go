@@ -328,6 +328,15 @@ func checkHealth(h *apicontainer.HealthConfig) error {
 			return invalid("%s in Healthcheck cannot be less than %s", name, apicontainer.MinimumDuration)
 		}
 	}
+	if len(h.Test) > 0 {
+		switch kind := h.Test[0]; {
+		case kind == "" || kind == "NONE":
+		case kind != "CMD" && kind != "CMD-SHELL":
+			return invalid("Unknown Healthcheck type %q: there are CMD, CMD-SHELL and NONE", kind)
+		case len(h.Test) < 2:
+			return invalid("Healthcheck %s has no command", kind)
+		}
+	}
 	if h.Retries < 0 {
 		return invalid("Retries in Healthcheck cannot be negative")
 	}

@@ -143,9 +143,6 @@ func (e *Engine) warnings(rec *container.Record) []string {
 			w = append(w, fmt.Sprintf("Published ports are discarded when using host network mode: %s", p))
 		}
 	}
-	if h := rec.Config.Healthcheck; h != nil && len(h.Test) > 0 && h.Test[0] != "NONE" {
-		w = append(w, "The health check is recorded and not run: this version has no health checks")
-	}
 	if d := rec.Decision; d.Emulated {
 		w = append(w, fmt.Sprintf("level %s is emulated on this host: emulation is no security boundary", d.Level))
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
@@ -42,6 +43,9 @@ type ctr struct {
 	early   *backendpb.Exit  // exit that came before the start's answer
 	timer   *time.Timer      // of the back-off
 	delay   time.Duration    // last back-off
+
+	probe   *time.Timer                       // of the next try of the health check
+	results []*apicontainer.HealthcheckResult // of the last ones; never changed in place
 }
 
 // view is a consistent copy of a container's record and status.

@@ -176,6 +176,7 @@ const (
 	keyUpdate  = "u/"   // + container id: an update under way
 	keyExec    = "x/"   // + exec id: execRecord
 	keyBackend = "b/"   // + backend name: cursor
+	keyHealth  = "h/"   // + container id: results of its health check
 	keyVolume  = "v/"   // + [tenant/]name: volumeRecord
 	keyNetwork = "n/"   // + network id: network.Network
 	keyBoot    = "boot" // the boot that statuses are of
@@ -246,6 +247,9 @@ func (e *Engine) Close() error {
 		c.mu.Lock()
 		if c.timer != nil {
 			c.timer.Stop()
+		}
+		if c.probe != nil {
+			c.probe.Stop()
 		}
 		c.mu.Unlock()
 	}

@@ -33,6 +33,7 @@ type execution struct {
 	size   *[2]uint      // asked for before the backend had the process
 	served chan struct{} // closed when the client has all output; nil without a client
 	ended  chan struct{} // closed when its end is recorded
+	lost   bool          // its end was not seen
 }
 
 // end records how an exec ended, which happens once. The caller holds execMu.
@@ -58,6 +59,7 @@ type execRecord struct {
 	Container string                         `json:"container"`
 	Request   apicontainer.ExecCreateRequest `json:"request"`
 	Phase     execPhase                      `json:"phase"`
+	Probe     bool                           `json:"probe,omitempty"` // a health check: the engine's own
 	Pid       int64                          `json:"pid,omitempty"`
 	ExitCode  int                            `json:"exit,omitempty"`
 	Ended     time.Time                      `json:"ended,omitzero"`
@@ -171,7 +173,7 @@ func (e *Engine) exec(ctx context.Context, id string) (*execution, error) {
 	e.execMu.Lock()
 	defer e.execMu.Unlock()
 	if x, ok := e.execs[id]; ok {
-		if rec, _ := x.ctr.view(); identity.From(ctx).Sees(rec.Tenant) {
+		if rec, _ := x.ctr.view(); identity.From(ctx).Sees(rec.Tenant) && (!x.Probe || identity.From(ctx).Tenant == identity.Engine.Tenant) {
 			return x, nil
 		}
 	}
@@ -391,11 +393,18 @@ func (e *Engine) endExec(x *execution, code int, more ...store.Op) bool {
 // execExited is called by the backend's event loop.
 func (e *Engine) execExited(id string, exit *backendpb.Exit, more ...store.Op) {
 	x, err := e.exec(e.ctx, id)
+	if err == nil && exit.GetUnknown() {
+		e.execMu.Lock()
+		x.lost = true
+		e.execMu.Unlock()
+	}
 	if err != nil || !e.endExec(x, int(exit.GetCode()), more...) {
 		return
 	}
 	rec, _ := x.ctr.view()
-	e.emit(rec, events.ActionExecDie, "execID", id, "exitCode", itoa(int(exit.GetCode())))
+	if !x.Probe {
+		e.emit(rec, events.ActionExecDie, "execID", id, "exitCode", itoa(int(exit.GetCode())))
+	}
 	e.execMu.Lock()
 	served := x.served
 	e.execMu.Unlock()
@@ -471,7 +480,7 @@ func (e *Engine) execIDs(id string) []string {
 	defer e.execMu.Unlock()
 	var out []string
 	for xid, x := range e.execs {
-		if x.Container == id && x.Phase == execRunning {
+		if x.Container == id && x.Phase == execRunning && !x.Probe {
 			out = append(out, xid)
 		}
 	}

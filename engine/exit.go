@@ -48,6 +48,7 @@ func (e *Engine) exited(c *ctr, x *backendpb.Exit, more ...store.Op) {
 		st.Error = "the exit code was lost"
 	}
 	c.live = false
+	c.unwatch()
 	if move == container.Exit {
 		c.ended()
 	}

@@ -35,6 +35,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (apicontain
 		ExecIDs: e.execIDs(c.id), HostConfig: hostConfig(rec), Config: rec.Config,
 		Mounts: points(rec), NetworkSettings: networkSettings(rec, &st),
 	}
+	r.State.Health = c.health()
 	r.GraphDriver = e.graphDriver(ctx, rec.ID)
 	if size {
 		rw, root, err := e.sizes(ctx, rec)

@@ -67,6 +67,7 @@ func (e *Engine) summary(rec *container.Record, st *container.Status) apicontain
 		State: st.State.API(), Status: statusText(st, e.now()), Mounts: points(rec), Ports: ports(st),
 		NetworkSettings: &apicontainer.NetworkSettingsSummary{Networks: networkSettings(rec, st).Networks},
 	}
+	s.Health = &apicontainer.HealthSummary{Status: healthOf(st), FailingStreak: st.FailingStreak}
 	if p, args := command(rec.Config); p != "" {
 		s.Command = strings.Join(append([]string{p}, args...), " ")
 	}
@@ -83,7 +84,7 @@ func statusText(st *container.Status, now time.Time) string {
 	since := func(t time.Time) string { return units.HumanDuration(now.Sub(t)) }
 	switch st.State {
 	case container.Running:
-		return "Up " + since(st.StartedAt)
+		return "Up " + since(st.StartedAt) + healthText(st.Health)
 	case container.Paused:
 		return "Up " + since(st.StartedAt) + " (Paused)"
 	case container.Restarting:
@@ -96,6 +97,22 @@ func statusText(st *container.Status, now time.Time) string {
 		return "Dead"
 	}
 	return "Created"
+}
+
+// healthText is a health status as people read it behind a state.
+func healthText(h apicontainer.HealthStatus) string {
+	switch h {
+	case "":
+		return ""
+	case apicontainer.Starting:
+		return " (health: starting)"
+	}
+	return " (" + string(h) + ")"
+}
+
+// healthOf is the status of a container with or without a check.
+func healthOf(st *container.Status) apicontainer.HealthStatus {
+	return cmp.Or(st.Health, apicontainer.NoHealthcheck)
 }
 
 // ports lists the ports in force, sorted.
@@ -215,9 +232,7 @@ var filters = map[string]func(e *Engine, ctx context.Context, value string) (pre
 		if err := apicontainer.ValidateHealthStatus(apicontainer.HealthStatus(v)); err != nil {
 			return nil, invalid("invalid filter 'health=%s'", v)
 		}
-		return func(r *container.Record, _ *container.Status) bool {
-			return v == string(apicontainer.NoHealthcheck)
-		}, nil
+		return func(_ *container.Record, st *container.Status) bool { return v == string(healthOf(st)) }, nil
 	},
 	"is-task": func(_ *Engine, _ context.Context, v string) (predicate, error) {
 		b, err := strconv.ParseBool(v)

@@ -21,12 +21,9 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 	if err != nil {
 		return err
 	}
-	if o.Force {
-		if err := e.end(ctx, c); err != nil {
-			return err
-		}
+	if err := e.lockEnded(ctx, c, o.Force); err != nil {
+		return err
 	}
-	c.op.Lock()
 	defer c.op.Unlock()
 	rec, st := c.view()
 	switch st.State {
@@ -44,13 +41,35 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 	return e.remove(ctx, c, o.Volumes)
 }
 
+// maxEnds is how often a forced removal ends a container that something starts
+// again meanwhile.
+const maxEnds = 3
+
+// lockEnded takes c.op, if force says so of a container that it has ended.
+func (e *Engine) lockEnded(ctx context.Context, c *ctr, force bool) error {
+	for try := 1; ; try++ {
+		if force {
+			if err := e.end(ctx, c); err != nil {
+				return err
+			}
+		}
+		c.op.Lock()
+		if _, st := c.view(); !force || try == maxEnds || !st.State.Alive() && st.State != container.Restarting {
+			return nil
+		}
+		c.op.Unlock()
+	}
+}
+
 // end kills a container if it runs, and waits for that.
 func (e *Engine) end(ctx context.Context, c *ctr) error {
+	c.awaitStart()
 	if e.cancelRestart(c) {
 		return nil
 	}
 	var w *waiter
 	if err := e.change(c, func(st *container.Status) error {
+		st.Again = false
 		if st.State.Alive() {
 			st.Stopped = true
 			w = c.register(false)
@@ -123,7 +142,7 @@ func (e *Engine) remove(ctx context.Context, c *ctr, volumes bool) (err error) {
 		}
 	}
 	e.cfg.Crash("remove.dir")
-	ops := append(e.dropExecs(c.id), store.Op{Key: keyRecord + c.id}, store.Op{Key: keyStatus + c.id}, store.Op{Key: keyUpdate + c.id})
+	ops := append(e.dropExecs(c.id), store.Op{Key: keyRecord + c.id}, store.Op{Key: keyStatus + c.id}, store.Op{Key: keyUpdate + c.id}, store.Op{Key: keyHealth + c.id})
 	if err := e.journal.Apply(!rec.Host.AutoRemove, ops...); err != nil {
 		return err
 	}

@@ -37,6 +37,7 @@ func (e *Engine) load() error {
 			e.log.Error("cannot read a container's record; it is left alone", "container", id, "error", err)
 			continue
 		}
+		e.loadHealth(c)
 		if _, err := e.ctrs.Reserve(c.rec.Tenant, c.rec.Name, id); err != nil {
 			return fmt.Errorf("journal: two containers are called %s: %w", c.rec.Name, errdefs.ErrDataLoss)
 		}
@@ -177,6 +178,9 @@ func (e *Engine) restoreNetwork(ctx context.Context) error {
 // resume carries on with a container after a restore.
 func (e *Engine) resume(c *ctr, reboot bool) {
 	rec, st := c.view()
+	if st.State.Alive() {
+		e.spawn(func(ctx context.Context) { e.rewatch(ctx, c) })
+	}
 	switch {
 	case st.State.Alive() && st.StopBy != 0:
 		e.spawn(func(ctx context.Context) { e.finishStop(ctx, c, st.StopBy) })
@@ -204,7 +208,10 @@ func (e *Engine) lost(c *ctr, why string) {
 	c.mu.Lock()
 	if c.st.State == container.Starting {
 		move := container.Abort
-		if c.st.HasRun() {
+		switch {
+		case e.wantsRestart(c, exitNotStarted):
+			move = container.Backoff
+		case c.st.HasRun():
 			move = container.Exit
 		}
 		_ = c.st.Move(move)
@@ -300,7 +307,11 @@ func (e *Engine) agreeExecs(c *ctr, s *backendpb.ContainerState) {
 	for _, x := range s.GetExecs() {
 		has[x.GetProcess().GetExec()] = x
 	}
-	for _, id := range e.execIDs(c.id) {
+	ids := e.execIDs(c.id)
+	for _, x := range e.probesOf(c.id) {
+		ids = append(ids, x.id)
+	}
+	for _, id := range ids {
 		switch x := has[id]; {
 		case x == nil:
 			e.execExited(id, &backendpb.Exit{Code: lostExit, Unknown: true})
@@ -334,9 +345,11 @@ func (e *Engine) collect(ctx context.Context) {
 			ops = append(ops, store.Op{Key: key})
 		}
 	}
-	for _, key := range e.journal.Keys(keyStatus) {
-		if _, err := e.journal.Get(keyRecord + strings.TrimPrefix(key, keyStatus)); err != nil {
-			ops = append(ops, store.Op{Key: key})
+	for _, prefix := range []string{keyStatus, keyHealth} {
+		for _, key := range e.journal.Keys(prefix) {
+			if _, err := e.journal.Get(keyRecord + strings.TrimPrefix(key, prefix)); err != nil {
+				ops = append(ops, store.Op{Key: key})
+			}
 		}
 	}
 	if err := e.journal.Apply(false, ops...); err != nil {

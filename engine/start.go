@@ -101,6 +101,7 @@ func (e *Engine) began(c *ctr, pid int64, at time.Time) {
 		return
 	}
 	c.st.Pid, c.st.StartedAt, c.st.ExitCode = pid, at, 0
+	e.watch(c)
 	e.noted(c, e.save(c, false))
 	early := c.early
 	c.early = nil

@@ -48,6 +48,7 @@ func (e *Engine) stop(ctx context.Context, c *ctr, o StopOptions, again bool) (a
 	var w *waiter
 	if err := e.change(c, func(st *container.Status) error {
 		if !st.State.Alive() {
+			st.Again = st.Again && again // between the end and the start of a restart
 			return nil
 		}
 		st.StopBy = deadline

@@ -76,6 +76,10 @@ type Status struct {
 	// TriedAt is when the last start began: events of a run before it are stale.
 	TriedAt time.Time `json:"tried,omitzero"`
 
+	// Health is "" without a health check, else what the last tries say.
+	Health        container.HealthStatus `json:"health,omitempty"`
+	FailingStreak int                    `json:"streak,omitempty"` // tries that failed in a row
+
 	Restarts int `json:"restarts,omitempty"` // by the policy, since the last start by a client
 	// Stopped says that a client stopped it: unless-stopped then holds after a reboot.
 	Stopped bool `json:"stopped,omitempty"`

@@ -32,7 +32,7 @@ type Container struct {
 	healthCmd                                                             string
 	ip, ip6                                                               net.IP
 	stdin, tty, readOnly, autoRemove, privileged, publishAll, oomDisable  bool
-	init, noHealthcheck, apiSocket                                        bool
+	init, noHealthcheck, apiSocket, restartUnhealthy                      bool
 	stopTimeout, oomScoreAdj, healthRetries                               int
 	healthInterval, healthTimeout, healthStartPeriod, healthStartInterval time.Duration
 	blkioWeight                                                           uint16
@@ -136,6 +136,7 @@ func (c *Container) Register(f *pflag.FlagSet) {
 	f.DurationVar(&c.healthStartPeriod, "health-start-period", 0, "Start period for the container to initialize before starting health-retries countdown (ms|s|m|h) (default 0s)")
 	f.DurationVar(&c.healthStartInterval, "health-start-interval", 0, "Time between running the check during the start period (ms|s|m|h) (default 0s)")
 	f.IntVar(&c.healthRetries, "health-retries", 0, "Consecutive failures needed to report unhealthy")
+	f.BoolVar(&c.restartUnhealthy, "restart-unhealthy", false, "Restart the container when it becomes unhealthy (the label caisson.restart-unhealthy=true)")
 	f.BoolVar(&c.noHealthcheck, "no-healthcheck", false, "Disable any container-specified HEALTHCHECK")
 
 	// Its limits.

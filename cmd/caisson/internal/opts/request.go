@@ -111,7 +111,7 @@ func (c *Container) config(f *pflag.FlagSet, image string, args []string) (*clie
 		Env:          append(env, c.env.Values...),
 		Image:        image,
 		WorkingDir:   c.workdir,
-		Labels:       ToMap(append(labels, c.labels.Values...)),
+		Labels:       ToMap(slices.Concat(labels, c.labels.Values, c.ownLabels())),
 		StopSignal:   c.stopSignal,
 		Healthcheck:  health,
 	}
@@ -240,6 +240,14 @@ func (c *Container) resources() client.Resources {
 		Ulimits:              c.ulimits.List(),
 		DeviceCgroupRules:    c.deviceRules.Values,
 	}
+}
+
+// ownLabels are what our own flags stand for.
+func (c *Container) ownLabels() []string {
+	if c.restartUnhealthy {
+		return []string{"caisson.restart-unhealthy=true"}
+	}
+	return nil
 }
 
 func (c *Container) health() (*client.Healthcheck, error) {
