@@ -98,6 +98,9 @@ type Network interface {
 
 	// WriteFiles writes hostname, hosts and resolv.conf for a container into dir.
 	WriteFiles(dir string, r network.Request, a *network.Attachment) error
+	// RewriteFiles changes them where one attachment became another, and keeps
+	// what the container itself wrote there.
+	RewriteFiles(dir string, r network.Request, was, is *network.Attachment) error
 	// Warnings name what this host lacks, a sentence each.
 	Warnings() []string
 }

@@ -37,7 +37,7 @@ func (e *Engine) Info(ctx context.Context) (system.Info, error) {
 		NGoroutines: runtime.NumGoroutine(), LoggingDriver: d.LogDriver, Labels: d.Labels,
 		IndexServerAddress: "https://index.docker.io/v1/", InitBinary: h.InitBinary, LiveRestoreEnabled: true,
 		SecurityOptions: h.SecurityOptions, Runtimes: map[string]system.RuntimeWithStatus{},
-		Plugins:  system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: logs.Drivers()},
+		Plugins:  system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "ipvlan", "macvlan", "null"}, Log: logs.Drivers()},
 		Warnings: slices.Concat(h.Warnings, e.cfg.Network.Warnings()),
 	}
 	if info.LoggingDriver == "" {

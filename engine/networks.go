@@ -275,7 +275,7 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref, ctrRef string, s *apin
 			return err
 		}
 		e.note(c, func(st *container.Status) { st.Network = att })
-		if err := e.cfg.Network.WriteFiles(e.dir(c.id), req, att); err != nil {
+		if err := e.cfg.Network.RewriteFiles(e.dir(c.id), req, st.Network, att); err != nil {
 			e.log.Warn("cannot write a container's name resolution files", "container", c.id, "error", err)
 		}
 		e.emitEndpoints(&changed, events.ActionConnect, att.Endpoints[len(att.Endpoints)-1:])
@@ -308,7 +308,7 @@ func (e *Engine) DisconnectNetwork(ctx context.Context, ref, ctrRef string, _ bo
 			return err
 		}
 		e.note(c, func(st *container.Status) { st.Network = att })
-		if err := e.cfg.Network.WriteFiles(e.dir(c.id), e.networkRequest(&changed), att); err != nil {
+		if err := e.cfg.Network.RewriteFiles(e.dir(c.id), e.networkRequest(&changed), st.Network, att); err != nil {
 			e.log.Warn("cannot write a container's name resolution files", "container", c.id, "error", err)
 		}
 		e.emitNetwork(n, events.ActionDisconnect, c.id)

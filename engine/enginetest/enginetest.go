@@ -247,6 +247,11 @@ func (n *Network) WriteFiles(dir string, r network.Request, _ *network.Attachmen
 	return os.WriteFile(filepath.Join(dir, "hostname"), []byte(r.Hostname+"\n"), 0o644)
 }
 
+// RewriteFiles leaves them as they are.
+func (n *Network) RewriteFiles(string, network.Request, *network.Attachment, *network.Attachment) error {
+	return nil
+}
+
 // NetworksFor lists those that were made, a tenant's only its own.
 func (n *Network) NetworksFor(tenant string) []network.Network {
 	n.mu.Lock()

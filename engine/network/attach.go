@@ -206,7 +206,7 @@ func settingsFor(r Request, n *subnetwork) network.EndpointSettings {
 func (m *Manager) openOn(ctx context.Context, nets []*subnetwork, r Request, at *attached) (*Sandbox, error) {
 	for _, n := range nets {
 		if !n.onHost() {
-			if err := m.bring(&n.Network); err != nil {
+			if err := m.bring(&n.Network, false); err != nil {
 				return nil, err
 			}
 			continue

@@ -39,7 +39,7 @@ func (m *Manager) Connect(ctx context.Context, r Request, id string) (_ *Attachm
 	if n.onHost() {
 		_, err = m.driver.Verify(n.bridge())
 	} else {
-		err = m.bring(&n.Network)
+		err = m.bring(&n.Network, false)
 	}
 	if err != nil {
 		return nil, err

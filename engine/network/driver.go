@@ -109,6 +109,7 @@ type Bridge struct {
 	MTU          int
 	Internal     bool // packets neither enter nor leave it
 	NoMasquerade bool // they leave with the containers' own addresses
+	New          bool // there must be no interface of its name yet
 }
 
 // Namespace is a container's namespace to be made.
@@ -174,6 +175,7 @@ type Served struct {
 // State is everything that must be on the host.
 type State struct {
 	Bridges  []Bridge
+	Parents  []string // interfaces of which networks give shares
 	Forwards []Forward
 	Links    []string // host ends of live containers' links
 	// Hosts lists the containers whose names are known. It is asked again when

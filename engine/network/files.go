@@ -62,6 +62,61 @@ func (m *Manager) WriteFiles(dir string, r Request, a *Attachment) error {
 	return nil
 }
 
+// RewriteFiles changes hosts and resolv.conf of a container that runs from what
+// they were for one attachment to what they are for another. The files are
+// changed in place, since they are mounted. Where the container wrote into one,
+// only lines of ours come and go.
+func (m *Manager) RewriteFiles(dir string, r Request, was, is *Attachment) error {
+	oldHosts, err := m.hosts(r, was)
+	if err != nil {
+		return err
+	}
+	newHosts, err := m.hosts(r, is)
+	if err != nil {
+		return err
+	}
+	for name, x := range map[string][2][]byte{
+		hostsFile: {oldHosts, newHosts}, resolvFile: {m.resolvConf(r, was), m.resolvConf(r, is)},
+	} {
+		path := filepath.Join(dir, name)
+		now, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("read %s of container %s: %w", name, shortID(r.Container), err)
+		}
+		next := x[1]
+		if !bytes.Equal(now, x[0]) {
+			if next = now; name == hostsFile {
+				next = exchangeLines(now, x[0], x[1])
+			}
+		}
+		if bytes.Equal(now, next) {
+			continue
+		}
+		if err := os.WriteFile(path, next, 0o644); err != nil { //nolint:gosec // any user in the container reads it
+			return fmt.Errorf("write %s of container %s: %w", name, shortID(r.Container), err)
+		}
+	}
+	return nil
+}
+
+// exchangeLines takes the lines out of a text that only old has, and adds those
+// that only next has.
+func exchangeLines(text, old, next []byte) []byte {
+	lines := func(b []byte) []string { return slices.Collect(strings.Lines(string(b))) }
+	var out strings.Builder
+	for _, l := range lines(text) {
+		if !slices.Contains(lines(old), l) || slices.Contains(lines(next), l) {
+			out.WriteString(strings.TrimSuffix(l, "\n") + "\n")
+		}
+	}
+	for _, l := range lines(next) {
+		if !slices.Contains(lines(old), l) {
+			out.WriteString(l)
+		}
+	}
+	return []byte(out.String())
+}
+
 // readHost reads one of the host's files; a missing one is empty.
 func readHost(path string) []byte {
 	b, err := os.ReadFile(path)

@@ -1,9 +1,11 @@
 package network
 
 import (
+	"context"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -85,4 +87,63 @@ func FuzzParseResolv(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What a container wrote into its files stays when its networks change.
+func TestRewriteFiles(t *testing.T) {
+	m := newTestManager(t, newFakeDriver(), nil)
+	if err := m.Restore(context.Background(), nil, func(string) string { return "/ns" }); err != nil {
+		t.Fatal(err)
+	}
+	n := makeNetwork(t, m, CreateRequest{Name: "n"})
+	ctx := context.Background()
+	r := Request{Container: "c", Hostname: "box", DNS: []netip.Addr{netip.MustParseAddr("192.0.2.53")}}
+	for _, own := range []string{"", "192.0.2.1 mine\n"} {
+		dir := t.TempDir()
+		was, _, err := m.Attach(ctx, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.WriteFiles(dir, r, was); err != nil {
+			t.Fatal(err)
+		}
+		before := readFile(t, dir, hostsFile)
+		for _, name := range []string{hostsFile, resolvFile} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(readFile(t, dir, name)+own), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		is, err := m.Connect(ctx, r, n.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.RewriteFiles(dir, r, was, is); err != nil {
+			t.Fatal(err)
+		}
+		line := is.Endpoints[1].IPv4.Addr().String() + "\tbox\n"
+		if got := readFile(t, dir, hostsFile); got != before+own+line {
+			t.Errorf("%q", got)
+		}
+		if got := readFile(t, dir, resolvFile); strings.Contains(got, "127.0.0.11") != (own == "") {
+			t.Errorf("%q", got)
+		}
+		if err := m.RewriteFiles(dir, r, is, was); err != nil {
+			t.Fatal(err)
+		}
+		if got := readFile(t, dir, hostsFile); got != before+own {
+			t.Errorf("%q", got)
+		}
+		if err := m.Release(ctx, is); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func readFile(t *testing.T, dir, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }

@@ -156,7 +156,7 @@ func (m *Manager) Create(_ context.Context, r CreateRequest, note func(Network) 
 	if err := note(n); err != nil {
 		return Network{}, err
 	}
-	if err := m.bring(&n); err != nil {
+	if err := m.bring(&n, true); err != nil {
 		return Network{}, fmt.Errorf("create network %s: %w", n.Name, err)
 	}
 	m.mu.Lock()
@@ -165,13 +165,16 @@ func (m *Manager) Create(_ context.Context, r CreateRequest, note func(Network) 
 	return n, nil
 }
 
-// bring puts a network on the host.
-func (m *Manager) bring(n *Network) error {
+// bring puts a network on the host. A new one does not take over a bridge of the
+// host's owner that has the name it was given.
+func (m *Manager) bring(n *Network, isNew bool) error {
+	b := n.bridge()
+	b.New = isNew && n.Options[optBridgeName] != ""
 	switch {
 	case n.onHost() && m.cfg.Firewall == FirewallNone:
-		return m.driver.EnsureBridge(n.bridge())
+		return m.driver.EnsureBridge(b)
 	case n.onHost():
-		return m.driver.AddBridge(n.bridge())
+		return m.driver.AddBridge(b)
 	}
 	return m.driver.EnsureParent(n.parent(), n.Options[optParent] == "")
 }
@@ -271,7 +274,11 @@ func (m *Manager) place4And6(n *Network, r CreateRequest) error {
 		return fmt.Errorf("create network %s: %w", n.Name, err)
 	}
 	if want4 {
-		if err := m.placeFamily(n, given[0], used, &n.IPv4, &n.Range4, m.userPools()); err != nil {
+		pools := m.userPools()
+		if n.Tenant != "" {
+			pools = m.tenantPools() // one tenant must not use up what there is
+		}
+		if err := m.placeFamily(n, given[0], used, &n.IPv4, &n.Range4, pools); err != nil {
 			return err
 		}
 		n.Static4 = given[0] != nil

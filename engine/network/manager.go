@@ -417,7 +417,7 @@ func (m *Manager) restoreParents() {
 		if !n.Made || n.onHost() {
 			continue
 		}
-		if err := m.bring(&n); err != nil {
+		if err := m.bring(&n, false); err != nil {
 			m.log.Warn("a network cannot be used until its interface is there", "network", n.Name, "error", err)
 		}
 	}
@@ -466,6 +466,9 @@ func (m *Manager) state() State {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, n := range m.networks {
+		if n.Made && !n.onHost() {
+			s.Parents = append(s.Parents, n.parent())
+		}
 		if n.Interface != "" && n.onHost() {
 			s.Bridges = append(s.Bridges, n.bridge())
 		}

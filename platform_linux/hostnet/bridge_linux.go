@@ -141,6 +141,7 @@ func (d *Driver) ensureBridge(b network.Bridge) error {
 	if err := d.handle.LinkSetUp(link); err != nil {
 		return kernelError(what, err)
 	}
+	b.New = false
 	d.bridges[b.Name] = &hostBridge{Bridge: b, index: index}
 	d.enableForwarding(b.IPv6.IsValid())
 	return nil
@@ -152,6 +153,9 @@ func (d *Driver) bridgeLink(b network.Bridge) (netlink.Link, error) {
 	for {
 		link, err := d.handle.LinkByName(b.Name)
 		if err == nil {
+			if b.New {
+				return nil, fmt.Errorf("%s: the host has an interface of this name, which stays its owner's: choose another name: %w", what, errdefs.ErrConflict)
+			}
 			if link.Type() != "bridge" {
 				return nil, fmt.Errorf("%s: an interface of this name exists and is a %s: remove it or choose another name: %w", what, link.Type(), errdefs.ErrConflict)
 			}
@@ -253,7 +257,7 @@ func (d *Driver) Sync(s network.State) error {
 	if err := d.removeStale(s.Links); err != nil {
 		return err
 	}
-	if err := d.removeStaleBridges(s.Bridges); err != nil {
+	if err := d.removeStaleBridges(s); err != nil {
 		return err
 	}
 	if err := d.wall.sync(s); err != nil {
@@ -264,7 +268,7 @@ func (d *Driver) Sync(s network.State) error {
 
 // removeStaleBridges removes bridges of ours that no network has: the engine
 // ended while one was made or removed.
-func (d *Driver) removeStaleBridges(keep []network.Bridge) error {
+func (d *Driver) removeStaleBridges(s network.State) error {
 	d.rtnlMu.Lock()
 	defer d.rtnlMu.Unlock()
 	links, err := d.handle.LinkList()
@@ -273,11 +277,9 @@ func (d *Driver) removeStaleBridges(keep []network.Bridge) error {
 	}
 	for _, l := range links {
 		name := l.Attrs().Name
-		if !madeName(d.cfg.HostID, name) || slices.ContainsFunc(keep, func(b network.Bridge) bool { return b.Name == name }) {
+		if !madeName(d.cfg.HostID, name) || slices.Contains(s.Parents, name) ||
+			slices.ContainsFunc(s.Bridges, func(b network.Bridge) bool { return b.Name == name }) {
 			continue
-		}
-		if l.Type() != "bridge" {
-			continue // of a network whose containers have shares of it
 		}
 		d.log.Info("removing the bridge of a network that is gone", "interface", name)
 		if err := d.rtnl.do(delLink(name)); err != nil && !errors.Is(err, unix.ENODEV) {

@@ -40,6 +40,9 @@ func (d *Driver) addShare(n *namespace, l network.Link) error {
 		link = &netlink.IPVlan{LinkAttrs: attrs, Mode: ipvlanModes[l.Mode]}
 	}
 	err = d.handle.LinkAdd(link)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("%s: this host's kernel has no %s: %w", what, l.Kind, errdefs.ErrNotImplemented)
+	}
 	if errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("%s: it has shares of another kind, or is a port of a bridge: %w", what, errdefs.ErrConflict)
 	}
@@ -66,7 +69,8 @@ func (d *Driver) EnsureParent(name string, blind bool) error {
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
-	var link netlink.Link = &netlink.Dummy{LinkAttrs: attrs}
+	// A bridge without ports leads nowhere, and every kernel has it.
+	var link netlink.Link = &netlink.Bridge{LinkAttrs: attrs}
 	if !blind {
 		dot := strings.LastIndexByte(name, '.')
 		if dot < 0 {

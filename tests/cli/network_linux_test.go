@@ -23,6 +23,7 @@ var networkScenarios = map[string][]step{
 		{args: "network ls -q --filter name=life", stdout: `^$`},
 	},
 	"what cannot be created or removed": {
+		{args: "network create -o com.docker.network.bridge.name=lo nm", code: 1, stderr: `interface of this name`},
 		{args: "network create bridge", code: 1, stderr: `operation is not permitted on predefined bridge network`},
 		{args: "network create -d nosuch drv", code: 1, stderr: `nosuch`},
 		{args: "network create --subnet 10.201.0.0/24 --gateway 10.9.9.9 gw", code: 1},
@@ -76,7 +77,9 @@ var networkScenarios = map[string][]step{
 		{args: "run -d --name roam --network one busybox sleep 1000"},
 		{args: "run -d --name peer --network two busybox sleep 1000"},
 		{args: "exec roam ping -c 1 -W 1 peer", code: 1},
+		{args: "exec roam sh -c 'echo 192.0.2.1 mine >>/etc/hosts'"},
 		{args: "network connect --alias rover two roam"},
+		{args: "exec roam cat /etc/hosts", stdout: `(?s)192\.0\.2\.1 mine.*\d+\t[0-9a-f]{12}\n$`},
 		{args: "exec roam ping -c 1 -W 2 peer"},
 		{args: "exec peer ping -c 1 -W 2 rover"},
 		{args: "exec roam ip route", stdout: `default via \S+ dev eth0`},
@@ -146,6 +149,12 @@ var networkScenarios = map[string][]step{
 		{args: "run --rm --network linked --link modern:db busybox ping -c 1 -W 2 db"},
 		{args: "rm -f legacy modern"},
 		{args: "network rm linked"},
+	},
+	"events": {
+		{args: "network create evnet"},
+		{args: "run --rm --name evc --network evnet busybox true"},
+		{args: "network rm evnet"},
+		{args: "events --since 1m --until 0s --filter type=network --filter network=$0 --format '{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.type}}'", stdout: `^create evnet bridge\nconnect evnet bridge\ndisconnect evnet bridge\ndestroy evnet bridge\n$`},
 	},
 	"prune": {
 		{args: "network create --label keep=no pr1"},

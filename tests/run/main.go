@@ -51,6 +51,8 @@ var suites = []suite{
 	// tests/harness/levels.go.
 	{name: "security-vm", stage: 5, args: test("15m", "./tests/security/..."), env: atVM},
 	{name: "scale", stage: 6, args: test("15m", "./tests/scale/...")},
+	{name: "network", stage: 4, args: test("10m", "./tests/network/...")},
+	{name: "scale", stage: 5, args: test("15m", "./tests/scale/...")},
 }
 
 // test is `go test` of packages; -count=1 because the suites test processes and

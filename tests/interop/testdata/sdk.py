@@ -358,6 +358,40 @@ def networking():
     assert {n.name for n in client.networks.list()} >= {"bridge", "host", "none"}
 
 
+@check
+def own_networks():
+    pool = docker.types.IPAMPool(subnet="10.207.0.0/24", gateway="10.207.0.254")
+    ipam = docker.types.IPAMConfig(pool_configs=[pool])
+    net = client.networks.create("sdknet", driver="bridge", ipam=ipam, labels={"a": "b"}, check_duplicate=True)
+    try:
+        e = raises(APIError, client.networks.create, "sdknet", check_duplicate=True)
+        assert e.status_code == 409, e
+        assert [n.id for n in client.networks.list(names=["sdknet"], filters={"label": "a=b"})] == [net.id]
+        assert net.attrs["IPAM"]["Config"][0]["Gateway"] == "10.207.0.254" and net.attrs["Labels"] == {"a": "b"}, net.attrs
+        with container("sleep 1000", network="sdknet", network_mode=None) as c, container("sleep 1000") as d:
+            e = raises(APIError, net.remove)
+            assert e.status_code == 403, e
+            e = raises(APIError, net.connect, d)
+            assert e.status_code in (400, 403), e  # it has no network at all
+        with container("sleep 1000", network="sdknet", network_mode=None) as c, container("sleep 1000", network_mode="bridge") as d:
+            net.connect(d, aliases=["friend"], ipv4_address="10.207.0.77")
+            net.reload()
+            assert {x.id for x in net.containers} == {c.id, d.id}
+            d.reload()
+            assert d.attrs["NetworkSettings"]["Networks"]["sdknet"]["IPAddress"] == "10.207.0.77"
+            assert c.exec_run("ping -c 1 -W 2 friend").exit_code == 0
+            net.disconnect(d)
+            assert c.exec_run("ping -c 1 -W 1 friend").exit_code != 0
+            e = raises(APIError, net.disconnect, d)
+            assert e.status_code == 404, e
+    finally:
+        net.remove()
+    e = raises(APIError, client.networks.get, "sdknet")
+    assert e.status_code == 404, e
+    client.networks.create("sdkprune", labels={"prune": "me"})
+    assert client.networks.prune(filters={"label": "prune=me"})["NetworksDeleted"] == ["sdkprune"]
+
+
 failed = False
 for f in checks:
     try:
