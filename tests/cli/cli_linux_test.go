@@ -419,8 +419,6 @@ var scenarios = map[string][]step{
 		{args: "run --rm --cpuset-cpus 4000 busybox true", code: 125, stderr: `Requested CPUs are not available - requested 4000, available: 0`},
 		{args: "run --rm --pids-limit 2 busybox true", code: 125, stderr: `a limit of 2 processes is too small`},
 		{args: "run --rm --ip 1.2.3.4 busybox true", code: 125, stderr: `user specified IP address is supported on user defined networks only`},
-		{args: "create --name hc --health-cmd true busybox true", stderr: `[Tt]he health check is recorded and not run`},
-		{args: "rm hc"},
 	},
 	"hardware address": {
 		{args: "run --rm --mac-address 02:42:ac:11:7f:09 busybox cat /sys/class/net/eth0/address", stdout: `^02:42:ac:11:7f:09\n$`},
