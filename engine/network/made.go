@@ -318,7 +318,7 @@ func (m *Manager) placeFamily(n *Network, c *network.IPAMConfig, used subnetUse,
 	if c == nil {
 		subnet, err := freeSubnet(pools, append(slices.Clone(used.host), used.networks...))
 		if err != nil {
-			return fmt.Errorf("could not find an available, non-overlapping IPv%d address pool among the defaults to assign to the network: %w", version(pools[0].Base.Addr()), errdefs.ErrResourceExhausted)
+			return fmt.Errorf("could not find an available, non-overlapping IPv%d address pool among the defaults to assign to the network: give it a subnet, or the engine more of them (--default-address-pool): %w", version(pools[0].Base.Addr()), errdefs.ErrResourceExhausted)
 		}
 		*gateway = netip.PrefixFrom(addrAt(subnet, 1), subnet.Bits())
 		return nil

@@ -154,7 +154,7 @@ var networkScenarios = map[string][]step{
 		{args: "network create evnet"},
 		{args: "run --rm --name evc --network evnet busybox true"},
 		{args: "network rm evnet"},
-		{args: "events --since 1m --until 0s --filter type=network --filter network=$0 --format '{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.type}}'", stdout: `^create evnet bridge\nconnect evnet bridge\ndisconnect evnet bridge\ndestroy evnet bridge\n$`},
+		{args: "events --since 1m --until=-1s --filter type=network --filter network=$0 --format '{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.type}}'", stdout: `^create evnet bridge\nconnect evnet bridge\ndisconnect evnet bridge\ndestroy evnet bridge\n$`},
 	},
 	"prune": {
 		{args: "network create --label keep=no pr1"},

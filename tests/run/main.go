@@ -47,12 +47,11 @@ var suites = []suite{
 	{name: "security", stage: 4, args: test("15m", "./tests/security/...")},
 	{name: "tenancy", stage: 4, args: test("10m", "./tests/tenancy/...")},
 	{name: "compose", stage: 4, args: test("15m", "./tests/compose/...")},
+	{name: "network", stage: 4, args: test("10m", "./tests/network/...")},
 	// Again, every container in a machine of its own; what is different there is said in
 	// tests/harness/levels.go.
 	{name: "security-vm", stage: 5, args: test("15m", "./tests/security/..."), env: atVM},
 	{name: "scale", stage: 6, args: test("15m", "./tests/scale/...")},
-	{name: "network", stage: 4, args: test("10m", "./tests/network/...")},
-	{name: "scale", stage: 5, args: test("15m", "./tests/scale/...")},
 }
 
 // test is `go test` of packages; -count=1 because the suites test processes and
