@@ -283,7 +283,7 @@ func (b *Backend) machineOf(ctx context.Context, s *sandbox, pl *plan, shape vmm
 	// What is ready has a place in the tree of cgroups and room for disks of the
 	// usual size.
 	if path.Dir(s.cgroup) == path.Clean("/"+b.cfg.CgroupParent) && s.limits == nil && pl.largest <= b.cfg.Options.Disk {
-		if m := b.take(tenant, shape, pl); m != nil {
+		if m := b.take(tenant, shape); m != nil {
 			if err := m.give(s); err != nil {
 				return nil, errors.Join(err, m.destroy(ctx))
 			}

@@ -2,19 +2,17 @@ package vm
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/proto"
-
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
 	"github.com/caisson-engine/caisson/vmshim/guestpb"
-	"github.com/caisson-engine/caisson/vmshim/host"
 	"github.com/caisson-engine/caisson/vmshim/vmm"
 )
 
@@ -39,10 +37,6 @@ type spare struct {
 	timer *time.Timer
 }
 
-// practices is how often a machine starts a container before it is ready. Emulated
-// code gets faster up to the third time.
-const practices = 3
-
 // refillPause is how long the pool waits before it replaces what was taken.
 const refillPause = time.Second
 
@@ -52,7 +46,7 @@ func poolKey(tenant string, shape vmm.Shape) string {
 
 // take returns a machine that is ready, nil if there is none, and has the pool
 // filled again.
-func (b *Backend) take(tenant string, shape vmm.Shape, pl *plan) *machine {
+func (b *Backend) take(tenant string, shape vmm.Shape) *machine {
 	if b.cfg.Options.Pool == 0 || !b.cfg.Options.Templates {
 		return nil
 	}
@@ -78,11 +72,10 @@ func (b *Backend) take(tenant string, shape vmm.Shape, pl *plan) *machine {
 			found = s.m
 		}
 	}
-	if !b.pool.filling[key] && !b.pool.closed && pl.spec != nil {
+	if !b.pool.filling[key] && !b.pool.closed {
 		b.pool.filling[key] = true
-		spec := practiceSpec(pl.spec)
 		// The one that was asked for comes first.
-		time.AfterFunc(refillPause, func() { b.fill(key, tenant, shape, spec) })
+		time.AfterFunc(refillPause, func() { b.fill(key, tenant, shape) })
 	}
 	return found
 }
@@ -94,7 +87,7 @@ func (b *Backend) discard(m *machine) {
 }
 
 // fill adds machines until there are enough, or one fails.
-func (b *Backend) fill(key, tenant string, shape vmm.Shape, spec []byte) {
+func (b *Backend) fill(key, tenant string, shape vmm.Shape) {
 	defer func() {
 		b.pool.mu.Lock()
 		delete(b.pool.filling, key)
@@ -113,7 +106,7 @@ func (b *Backend) fill(key, tenant string, shape vmm.Shape, spec []byte) {
 		if enough {
 			return
 		}
-		m, err := b.spare(tenant, shape, spec)
+		m, err := b.spare(tenant, shape)
 		if err != nil {
 			b.log.Warn("no virtual machine can be kept ready", "err", err)
 		}
@@ -156,7 +149,7 @@ func (b *Backend) keep(key string, m *machine) {
 }
 
 // spare makes one; nil if there is no template yet.
-func (b *Backend) spare(tenant string, shape vmm.Shape, spec []byte) (_ *machine, err error) {
+func (b *Backend) spare(tenant string, shape vmm.Shape) (_ *machine, err error) {
 	ctx := context.Background()
 	tmpl, release := b.template(tenant, shape)
 	defer release()
@@ -171,7 +164,7 @@ func (b *Backend) spare(tenant string, shape vmm.Shape, spec []byte) (_ *machine
 		return nil, err
 	}
 	if err = m.ctl.Running(); err == nil {
-		err = m.practise(ctx, spec)
+		err = b.practise(ctx, m)
 	}
 	if err != nil {
 		b.discard(m)
@@ -180,70 +173,28 @@ func (b *Backend) spare(tenant string, shape vmm.Shape, spec []byte) (_ *machine
 	return m, nil
 }
 
-// practiceSpec is a container's, without anything of its tenant: another program,
-// no environment, only the kernel's filesystems.
-func practiceSpec(s *specs.Spec) []byte {
-	t := &specs.Spec{Version: s.Version, Root: s.Root, Hostname: "practice", Linux: s.Linux}
-	t.Process = &specs.Process{Args: []string{"/bin/caisson-init"}, Env: []string{"PATH=/bin"}, Cwd: "/"}
-	if s.Process != nil {
-		t.Process.Capabilities, t.Process.NoNewPrivileges = s.Process.Capabilities, s.Process.NoNewPrivileges
-	}
-	for _, m := range s.Mounts {
-		if !isBind(m) {
-			t.Mounts = append(t.Mounts, m)
+// practise has a machine practise with disks that are nobody's and leave its slots
+// free again.
+func (b *Backend) practise(ctx context.Context, m *machine) error {
+	dir := filepath.Join(b.cfg.ImageDir, "practice")
+	for _, name := range []string{"bin", "dev", "etc", "proc", "sys"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+			return err
 		}
 	}
-	b, err := json.Marshal(t)
+	d, err := b.openDisks(ctx, m.dir, []*backendpb.Mount{{Type: "bind", Source: dir}}, nil)
 	if err != nil {
-		return nil
+		return err
 	}
-	return b
-}
-
-// practise runs a container of nobody's a few times.
-func (m *machine) practise(ctx context.Context, spec []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	const id = guestpb.WarmContainer
-	if _, err := m.agent.Warm(ctx, &guestpb.Empty{}); err != nil {
+	defer d.close()
+	defer os.Remove(filepath.Join(m.dir, diskFile))
+	if err := d.insert(m); err != nil {
+		return err
+	}
+	if _, err := m.agent.Warm(ctx, &guestpb.WarmRequest{Image: "vda", Scratch: "vdb"}); err != nil {
 		return native(err)
 	}
-	if err := m.remote.Open(ctx, &backendpb.Sandbox{Id: id}); err != nil {
-		return err
-	}
-	for _, stream := range []string{"stdout", "stderr"} {
-		if err := makeFIFO(path.Join(m.dir, outputDir, host.FIFO(id, "", stream)), m.uid); err != nil {
-			return err
-		}
-	}
-	events, err := m.remote.Events(ctx, 0)
-	if err != nil {
-		return err
-	}
-	c := &backendpb.Container{Id: id, Sandbox: id, Spec: spec, Rootfs: guestRoot(id), Io: &backendpb.IO{}}
-	ref := &backendpb.ProcessRef{Container: id}
-	for range practices {
-		if _, err := m.remote.Create(ctx, proto.CloneOf(c)); err != nil {
-			return err
-		}
-		if _, err := m.remote.Start(ctx, ref); err != nil {
-			return err
-		}
-		for {
-			e, err := events.Recv()
-			if err != nil {
-				return err
-			}
-			if e.GetType() == backendpb.Event_EXITED {
-				break
-			}
-		}
-		if err := m.remote.Delete(ctx, ref); err != nil {
-			return err
-		}
-	}
-	_, err = m.agent.Warm(ctx, &guestpb.Empty{})
-	return err
+	return errors.Join(m.ctl.ClearDisk(slotImage), m.ctl.ClearDisk(slotScratch))
 }
 
 // closePool ends what is ready.

@@ -213,8 +213,5 @@ func (p *plan) volume(m specs.Mount, readOnly bool) (specs.Mount, error) {
 
 // guestRoot is a container's root filesystem in the guest.
 func guestRoot(id string) []*backendpb.Mount {
-	return []*backendpb.Mount{{
-		Type: "overlay", Source: "overlay",
-		Options: []string{"lowerdir=" + guestpb.ImageDir(id), "upperdir=" + guestpb.UpperDir(id), "workdir=" + guestpb.WorkDir(id)},
-	}}
+	return []*backendpb.Mount{{Type: "overlay", Source: "overlay", Options: guestpb.Overlay(id)}}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 
 	"github.com/caisson-engine/caisson/engine/backend"
 	"github.com/caisson-engine/caisson/engine/backend/backendpb"
@@ -25,6 +26,7 @@ type agent struct {
 	guestpb.UnimplementedGuestServer
 	version    string
 	containers backend.Backend
+	server     *grpc.Server // of this agent
 
 	mu       sync.Mutex
 	setUp    bool
@@ -115,14 +117,8 @@ func (a *agent) Prepare(_ context.Context, r *guestpb.PrepareRequest) (*guestpb.
 		return nil, fmt.Errorf("container %s is prepared: %w", id, errdefs.ErrAlreadyExists)
 	}
 	a.prepared[id] = true
-	if err := mountDisk(r.GetImage(), guestpb.ImageDir(id), "erofs", unix.MS_RDONLY|unix.MS_NODEV); err != nil {
+	if err := mountRoot(id, r.GetImage(), r.GetScratch()); err != nil {
 		return nil, err
-	}
-	if err := mountDisk(r.GetScratch(), guestpb.ScratchDir(id), "ext4", unix.MS_NOATIME); err != nil {
-		return nil, err
-	}
-	if err := overlayDirs(id); err != nil {
-		return nil, fmt.Errorf("writable disk of container %s: %w", id, err)
 	}
 	for _, v := range r.GetVolumes() {
 		if err := mountVolume(id, v); err != nil {
@@ -137,36 +133,18 @@ func (a *agent) Prepare(_ context.Context, r *guestpb.PrepareRequest) (*guestpb.
 	return empty, nil
 }
 
-// Warm is guestpb.GuestServer. The machine practises with what it has: a container
-// "warm" can be made afterwards, whose image is the initramfs, and addresses are
-// put on an interface that leads nowhere. A second call takes it back.
-func (a *agent) Warm(ctx context.Context, _ *guestpb.Empty) (*guestpb.Empty, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.setUp {
-		return nil, fmt.Errorf("this machine is in use: %w", errdefs.ErrFailedPrecondition)
+// mountRoot mounts what a container's root filesystem is made of.
+func mountRoot(id, image, scratch string) error {
+	if err := mountDisk(image, guestpb.ImageDir(id), "erofs", unix.MS_RDONLY|unix.MS_NODEV); err != nil {
+		return err
 	}
-	const id = guestpb.WarmContainer
-	if a.prepared[id] {
-		delete(a.prepared, id)
-		if err := a.containers.Close(ctx, id); err != nil {
-			return nil, err
-		}
-		return empty, errors.Join(unmount(guestpb.ImageDir(id)), os.RemoveAll(guestpb.ContainerDir(id)))
+	if err := mountDisk(scratch, guestpb.ScratchDir(id), "ext4", unix.MS_NOATIME); err != nil {
+		return err
 	}
-	a.prepared[id] = true
-	for _, dir := range []string{guestpb.ImageDir(id), guestpb.UpperDir(id), guestpb.WorkDir(id)} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
-		}
+	if err := overlayDirs(id); err != nil {
+		return fmt.Errorf("writable disk of container %s: %w", id, err)
 	}
-	if err := writeFile(id, &guestpb.File{Name: "f0", Data: []byte("warm\n"), Mode: 0o644}); err != nil {
-		return nil, err
-	}
-	if err := unix.Mount("/", guestpb.ImageDir(id), "", unix.MS_BIND, ""); err != nil {
-		return nil, fmt.Errorf("practice image: %w", err)
-	}
-	return empty, practiseNetwork()
+	return nil
 }
 
 // mountDisk mounts a disk, which may still be on its way.

@@ -43,7 +43,14 @@ func Main(version string) error {
 	}
 	s := grpc.NewServer(append(backendrpc.ServerOptions(), grpc.ConnectionTimeout(365*24*time.Hour))...)
 	backendrpc.Register(s, inner)
-	guestpb.RegisterGuestServer(s, &agent{version: version, containers: inner, prepared: map[string]bool{}})
+	a := &agent{version: version, containers: inner, server: s, prepared: map[string]bool{}}
+	guestpb.RegisterGuestServer(s, a)
+	if toPractise() {
+		if _, err := a.Warm(context.Background(), nil); err != nil {
+			return fmt.Errorf("practice: %w", err)
+		}
+		tidy()
+	}
 	l := newOnce(port)
 	if _, err := port.Write([]byte(guestpb.Greeting)); err != nil {
 		return fmt.Errorf("greeting: %w", err)

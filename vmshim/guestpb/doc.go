@@ -8,6 +8,7 @@
 // # The order of things
 //
 //	boot:   the agent writes Greeting to the port once it can answer
+//	save:   it practised before, for clones to find all warm
 //	clone:  nothing: it was written before the machine was saved
 //	then:   Setup, Prepare, Create, Start … Delete, Shutdown
 //
@@ -24,7 +25,7 @@ package guestpb
 import "path"
 
 // Protocol is the version of what is said here. Both sides refuse another's.
-const Protocol = 1
+const Protocol = 2
 
 // Greeting is what a booted agent writes before it answers calls.
 const Greeting = "caisson-guest 1\n"
@@ -53,8 +54,14 @@ func VolumeDir(container, name string) string {
 	return path.Join(ContainerDir(container), "volumes", name, "data")
 }
 
-// WarmContainer is the container that a machine practises with; see Guest.Warm.
-const WarmContainer = "warm"
+// Overlay is the mount options of a container's root filesystem.
+func Overlay(container string) []string {
+	return []string{"lowerdir=" + ImageDir(container), "upperdir=" + UpperDir(container), "workdir=" + WorkDir(container)}
+}
+
+// PractiseWord is a word on the kernel's command line: the agent shall practise
+// before it greets, as Guest.Warm would have it.
+const PractiseWord = "caisson.practise"
 
 // BootIDFile holds the id that containers see as the machine's boot id.
 const BootIDFile = "/run/caisson/boot_id"

@@ -6,7 +6,7 @@
 // versions:
 // 	protoc-gen-go v1.36.12
 // 	protoc        v3.21.12
-// source: guestpb/guest.proto
+// source: guest.proto
 
 package guestpb
 
@@ -33,7 +33,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_guestpb_guest_proto_msgTypes[0]
+	mi := &file_guest_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -45,7 +45,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_guestpb_guest_proto_msgTypes[0]
+	mi := &file_guest_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -58,7 +58,61 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_guestpb_guest_proto_rawDescGZIP(), []int{0}
+	return file_guest_proto_rawDescGZIP(), []int{0}
+}
+
+type WarmRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Devices of disks to practise with, as in PrepareRequest; none of it stays in
+	// use. Without them the image is the initramfs, and nothing is mounted.
+	Image         string `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	Scratch       string `protobuf:"bytes,2,opt,name=scratch,proto3" json:"scratch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WarmRequest) Reset() {
+	*x = WarmRequest{}
+	mi := &file_guest_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WarmRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WarmRequest) ProtoMessage() {}
+
+func (x *WarmRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WarmRequest.ProtoReflect.Descriptor instead.
+func (*WarmRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *WarmRequest) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *WarmRequest) GetScratch() string {
+	if x != nil {
+		return x.Scratch
+	}
+	return ""
 }
 
 type SetupRequest struct {
@@ -77,7 +131,7 @@ type SetupRequest struct {
 
 func (x *SetupRequest) Reset() {
 	*x = SetupRequest{}
-	mi := &file_guestpb_guest_proto_msgTypes[1]
+	mi := &file_guest_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -89,7 +143,7 @@ func (x *SetupRequest) String() string {
 func (*SetupRequest) ProtoMessage() {}
 
 func (x *SetupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guestpb_guest_proto_msgTypes[1]
+	mi := &file_guest_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -102,7 +156,7 @@ func (x *SetupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetupRequest.ProtoReflect.Descriptor instead.
 func (*SetupRequest) Descriptor() ([]byte, []int) {
-	return file_guestpb_guest_proto_rawDescGZIP(), []int{1}
+	return file_guest_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *SetupRequest) GetProtocol() uint32 {
@@ -172,7 +226,7 @@ type SetupReply struct {
 
 func (x *SetupReply) Reset() {
 	*x = SetupReply{}
-	mi := &file_guestpb_guest_proto_msgTypes[2]
+	mi := &file_guest_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -184,7 +238,7 @@ func (x *SetupReply) String() string {
 func (*SetupReply) ProtoMessage() {}
 
 func (x *SetupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guestpb_guest_proto_msgTypes[2]
+	mi := &file_guest_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -197,7 +251,7 @@ func (x *SetupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetupReply.ProtoReflect.Descriptor instead.
 func (*SetupReply) Descriptor() ([]byte, []int) {
-	return file_guestpb_guest_proto_rawDescGZIP(), []int{2}
+	return file_guest_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SetupReply) GetProtocol() uint32 {
@@ -234,7 +288,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_guestpb_guest_proto_msgTypes[3]
+	mi := &file_guest_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -246,7 +300,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_guestpb_guest_proto_msgTypes[3]
+	mi := &file_guest_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -259,7 +313,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_guestpb_guest_proto_rawDescGZIP(), []int{3}
+	return file_guest_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Interface) GetIndex() uint32 {
@@ -308,7 +362,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_guestpb_guest_proto_msgTypes[4]
+	mi := &file_guest_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -320,7 +374,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_guestpb_guest_proto_msgTypes[4]
+	mi := &file_guest_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -333,7 +387,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_guestpb_guest_proto_rawDescGZIP(), []int{4}
+	return file_guest_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Route) GetDestination() string {
@@ -370,7 +424,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_guestpb_guest_proto_msgTypes[5]
+	mi := &file_guest_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -382,7 +436,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guestpb_guest_proto_msgTypes[5]
+	mi := &file_guest_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -395,7 +449,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_guestpb_guest_proto_rawDescGZIP(), []int{5}
+	return file_guest_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PrepareRequest) GetContainer() string {
@@ -442,7 +496,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_guestpb_guest_proto_msgTypes[6]
+	mi := &file_guest_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +508,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guestpb_guest_proto_msgTypes[6]
+	mi := &file_guest_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +521,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_guestpb_guest_proto_rawDescGZIP(), []int{6}
+	return file_guest_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *UsageRequest) GetContainer() string {
@@ -486,7 +540,7 @@ type UsageReply struct {
 
 func (x *UsageReply) Reset() {
 	*x = UsageReply{}
-	mi := &file_guestpb_guest_proto_msgTypes[7]
+	mi := &file_guest_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +552,7 @@ func (x *UsageReply) String() string {
 func (*UsageReply) ProtoMessage() {}
 
 func (x *UsageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guestpb_guest_proto_msgTypes[7]
+	mi := &file_guest_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +565,7 @@ func (x *UsageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageReply.ProtoReflect.Descriptor instead.
 func (*UsageReply) Descriptor() ([]byte, []int) {
-	return file_guestpb_guest_proto_rawDescGZIP(), []int{7}
+	return file_guest_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UsageReply) GetBytes() int64 {
@@ -532,7 +586,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_guestpb_guest_proto_msgTypes[8]
+	mi := &file_guest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -544,7 +598,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_guestpb_guest_proto_msgTypes[8]
+	mi := &file_guest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -557,7 +611,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_guestpb_guest_proto_rawDescGZIP(), []int{8}
+	return file_guest_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *File) GetName() string {
@@ -593,7 +647,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_guestpb_guest_proto_msgTypes[9]
+	mi := &file_guest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -605,7 +659,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_guestpb_guest_proto_msgTypes[9]
+	mi := &file_guest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -618,7 +672,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_guestpb_guest_proto_rawDescGZIP(), []int{9}
+	return file_guest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Volume) GetName() string {
@@ -642,12 +696,15 @@ func (x *Volume) GetReadOnly() bool {
 	return false
 }
 
-var File_guestpb_guest_proto protoreflect.FileDescriptor
+var File_guest_proto protoreflect.FileDescriptor
 
-const file_guestpb_guest_proto_rawDesc = "" +
+const file_guest_proto_rawDesc = "" +
 	"\n" +
-	"\x13guestpb/guest.proto\x12\x10caisson.guest.v1\"\a\n" +
-	"\x05Empty\"\xfe\x02\n" +
+	"\vguest.proto\x12\x10caisson.guest.v1\"\a\n" +
+	"\x05Empty\"=\n" +
+	"\vWarmRequest\x12\x14\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\x12\x18\n" +
+	"\ascratch\x18\x02 \x01(\tR\ascratch\"\xfe\x02\n" +
 	"\fSetupRequest\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
 	"\aentropy\x18\x02 \x01(\fR\aentropy\x12\x12\n" +
@@ -695,55 +752,56 @@ const file_guestpb_guest_proto_rawDesc = "" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x1b\n" +
-	"\tread_only\x18\x03 \x01(\bR\breadOnly2\xd3\x02\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly2\xd9\x02\n" +
 	"\x05Guest\x12E\n" +
 	"\x05Setup\x12\x1e.caisson.guest.v1.SetupRequest\x1a\x1c.caisson.guest.v1.SetupReply\x12D\n" +
-	"\aPrepare\x12 .caisson.guest.v1.PrepareRequest\x1a\x17.caisson.guest.v1.Empty\x128\n" +
-	"\x04Warm\x12\x17.caisson.guest.v1.Empty\x1a\x17.caisson.guest.v1.Empty\x12E\n" +
+	"\aPrepare\x12 .caisson.guest.v1.PrepareRequest\x1a\x17.caisson.guest.v1.Empty\x12>\n" +
+	"\x04Warm\x12\x1d.caisson.guest.v1.WarmRequest\x1a\x17.caisson.guest.v1.Empty\x12E\n" +
 	"\x05Usage\x12\x1e.caisson.guest.v1.UsageRequest\x1a\x1c.caisson.guest.v1.UsageReply\x12<\n" +
 	"\bShutdown\x12\x17.caisson.guest.v1.Empty\x1a\x17.caisson.guest.v1.EmptyB2Z0github.com/caisson-engine/caisson/vmshim/guestpbb\x06proto3"
 
 var (
-	file_guestpb_guest_proto_rawDescOnce sync.Once
-	file_guestpb_guest_proto_rawDescData []byte
+	file_guest_proto_rawDescOnce sync.Once
+	file_guest_proto_rawDescData []byte
 )
 
-func file_guestpb_guest_proto_rawDescGZIP() []byte {
-	file_guestpb_guest_proto_rawDescOnce.Do(func() {
-		file_guestpb_guest_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_guestpb_guest_proto_rawDesc), len(file_guestpb_guest_proto_rawDesc)))
+func file_guest_proto_rawDescGZIP() []byte {
+	file_guest_proto_rawDescOnce.Do(func() {
+		file_guest_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_guest_proto_rawDesc), len(file_guest_proto_rawDesc)))
 	})
-	return file_guestpb_guest_proto_rawDescData
+	return file_guest_proto_rawDescData
 }
 
-var file_guestpb_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
-var file_guestpb_guest_proto_goTypes = []any{
+var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_guest_proto_goTypes = []any{
 	(*Empty)(nil),          // 0: caisson.guest.v1.Empty
-	(*SetupRequest)(nil),   // 1: caisson.guest.v1.SetupRequest
-	(*SetupReply)(nil),     // 2: caisson.guest.v1.SetupReply
-	(*Interface)(nil),      // 3: caisson.guest.v1.Interface
-	(*Route)(nil),          // 4: caisson.guest.v1.Route
-	(*PrepareRequest)(nil), // 5: caisson.guest.v1.PrepareRequest
-	(*UsageRequest)(nil),   // 6: caisson.guest.v1.UsageRequest
-	(*UsageReply)(nil),     // 7: caisson.guest.v1.UsageReply
-	(*File)(nil),           // 8: caisson.guest.v1.File
-	(*Volume)(nil),         // 9: caisson.guest.v1.Volume
-	nil,                    // 10: caisson.guest.v1.SetupRequest.SysctlsEntry
+	(*WarmRequest)(nil),    // 1: caisson.guest.v1.WarmRequest
+	(*SetupRequest)(nil),   // 2: caisson.guest.v1.SetupRequest
+	(*SetupReply)(nil),     // 3: caisson.guest.v1.SetupReply
+	(*Interface)(nil),      // 4: caisson.guest.v1.Interface
+	(*Route)(nil),          // 5: caisson.guest.v1.Route
+	(*PrepareRequest)(nil), // 6: caisson.guest.v1.PrepareRequest
+	(*UsageRequest)(nil),   // 7: caisson.guest.v1.UsageRequest
+	(*UsageReply)(nil),     // 8: caisson.guest.v1.UsageReply
+	(*File)(nil),           // 9: caisson.guest.v1.File
+	(*Volume)(nil),         // 10: caisson.guest.v1.Volume
+	nil,                    // 11: caisson.guest.v1.SetupRequest.SysctlsEntry
 }
-var file_guestpb_guest_proto_depIdxs = []int32{
-	3,  // 0: caisson.guest.v1.SetupRequest.interfaces:type_name -> caisson.guest.v1.Interface
-	4,  // 1: caisson.guest.v1.SetupRequest.routes:type_name -> caisson.guest.v1.Route
-	10, // 2: caisson.guest.v1.SetupRequest.sysctls:type_name -> caisson.guest.v1.SetupRequest.SysctlsEntry
-	8,  // 3: caisson.guest.v1.PrepareRequest.files:type_name -> caisson.guest.v1.File
-	9,  // 4: caisson.guest.v1.PrepareRequest.volumes:type_name -> caisson.guest.v1.Volume
-	1,  // 5: caisson.guest.v1.Guest.Setup:input_type -> caisson.guest.v1.SetupRequest
-	5,  // 6: caisson.guest.v1.Guest.Prepare:input_type -> caisson.guest.v1.PrepareRequest
-	0,  // 7: caisson.guest.v1.Guest.Warm:input_type -> caisson.guest.v1.Empty
-	6,  // 8: caisson.guest.v1.Guest.Usage:input_type -> caisson.guest.v1.UsageRequest
+var file_guest_proto_depIdxs = []int32{
+	4,  // 0: caisson.guest.v1.SetupRequest.interfaces:type_name -> caisson.guest.v1.Interface
+	5,  // 1: caisson.guest.v1.SetupRequest.routes:type_name -> caisson.guest.v1.Route
+	11, // 2: caisson.guest.v1.SetupRequest.sysctls:type_name -> caisson.guest.v1.SetupRequest.SysctlsEntry
+	9,  // 3: caisson.guest.v1.PrepareRequest.files:type_name -> caisson.guest.v1.File
+	10, // 4: caisson.guest.v1.PrepareRequest.volumes:type_name -> caisson.guest.v1.Volume
+	2,  // 5: caisson.guest.v1.Guest.Setup:input_type -> caisson.guest.v1.SetupRequest
+	6,  // 6: caisson.guest.v1.Guest.Prepare:input_type -> caisson.guest.v1.PrepareRequest
+	1,  // 7: caisson.guest.v1.Guest.Warm:input_type -> caisson.guest.v1.WarmRequest
+	7,  // 8: caisson.guest.v1.Guest.Usage:input_type -> caisson.guest.v1.UsageRequest
 	0,  // 9: caisson.guest.v1.Guest.Shutdown:input_type -> caisson.guest.v1.Empty
-	2,  // 10: caisson.guest.v1.Guest.Setup:output_type -> caisson.guest.v1.SetupReply
+	3,  // 10: caisson.guest.v1.Guest.Setup:output_type -> caisson.guest.v1.SetupReply
 	0,  // 11: caisson.guest.v1.Guest.Prepare:output_type -> caisson.guest.v1.Empty
 	0,  // 12: caisson.guest.v1.Guest.Warm:output_type -> caisson.guest.v1.Empty
-	7,  // 13: caisson.guest.v1.Guest.Usage:output_type -> caisson.guest.v1.UsageReply
+	8,  // 13: caisson.guest.v1.Guest.Usage:output_type -> caisson.guest.v1.UsageReply
 	0,  // 14: caisson.guest.v1.Guest.Shutdown:output_type -> caisson.guest.v1.Empty
 	10, // [10:15] is the sub-list for method output_type
 	5,  // [5:10] is the sub-list for method input_type
@@ -752,26 +810,26 @@ var file_guestpb_guest_proto_depIdxs = []int32{
 	0,  // [0:5] is the sub-list for field type_name
 }
 
-func init() { file_guestpb_guest_proto_init() }
-func file_guestpb_guest_proto_init() {
-	if File_guestpb_guest_proto != nil {
+func init() { file_guest_proto_init() }
+func file_guest_proto_init() {
+	if File_guest_proto != nil {
 		return
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
-			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guestpb_guest_proto_rawDesc), len(file_guestpb_guest_proto_rawDesc)),
+			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_proto_rawDesc), len(file_guest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
-		GoTypes:           file_guestpb_guest_proto_goTypes,
-		DependencyIndexes: file_guestpb_guest_proto_depIdxs,
-		MessageInfos:      file_guestpb_guest_proto_msgTypes,
+		GoTypes:           file_guest_proto_goTypes,
+		DependencyIndexes: file_guest_proto_depIdxs,
+		MessageInfos:      file_guest_proto_msgTypes,
 	}.Build()
-	File_guestpb_guest_proto = out.File
-	file_guestpb_guest_proto_goTypes = nil
-	file_guestpb_guest_proto_depIdxs = nil
+	File_guest_proto = out.File
+	file_guest_proto_goTypes = nil
+	file_guest_proto_depIdxs = nil
 }

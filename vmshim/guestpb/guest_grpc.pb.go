@@ -6,7 +6,7 @@
 // versions:
 // - protoc-gen-go-grpc v1.6.2
 // - protoc             v3.21.12
-// source: guestpb/guest.proto
+// source: guest.proto
 
 package guestpb
 
@@ -40,11 +40,10 @@ type GuestClient interface {
 	// Prepare mounts a container's disks and writes its files, below
 	// guestpb.ContainerDir. AlreadyExists for a container that is prepared.
 	Prepare(ctx context.Context, in *PrepareRequest, opts ...grpc.CallOption) (*Empty, error)
-	// Warm lets a machine that nobody has yet practise: after it a container
-	// guestpb.WarmContainer can be made and run in a sandbox of that name, and a
-	// second call takes it back. What an emulated machine has done once it does much
-	// faster again.
-	Warm(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
+	// Warm has a machine that nobody has yet practise: it makes a container of
+	// nobody's a few times and takes all of it back. What an emulated machine has done
+	// once it does much faster again.
+	Warm(ctx context.Context, in *WarmRequest, opts ...grpc.CallOption) (*Empty, error)
 	// Usage tells how much of its writable disk a prepared container uses.
 	Usage(ctx context.Context, in *UsageRequest, opts ...grpc.CallOption) (*UsageReply, error)
 	// Shutdown writes back and unmounts all disks. What runs is killed first. The
@@ -80,7 +79,7 @@ func (c *guestClient) Prepare(ctx context.Context, in *PrepareRequest, opts ...g
 	return out, nil
 }
 
-func (c *guestClient) Warm(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error) {
+func (c *guestClient) Warm(ctx context.Context, in *WarmRequest, opts ...grpc.CallOption) (*Empty, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Empty)
 	err := c.cc.Invoke(ctx, Guest_Warm_FullMethodName, in, out, cOpts...)
@@ -120,11 +119,10 @@ type GuestServer interface {
 	// Prepare mounts a container's disks and writes its files, below
 	// guestpb.ContainerDir. AlreadyExists for a container that is prepared.
 	Prepare(context.Context, *PrepareRequest) (*Empty, error)
-	// Warm lets a machine that nobody has yet practise: after it a container
-	// guestpb.WarmContainer can be made and run in a sandbox of that name, and a
-	// second call takes it back. What an emulated machine has done once it does much
-	// faster again.
-	Warm(context.Context, *Empty) (*Empty, error)
+	// Warm has a machine that nobody has yet practise: it makes a container of
+	// nobody's a few times and takes all of it back. What an emulated machine has done
+	// once it does much faster again.
+	Warm(context.Context, *WarmRequest) (*Empty, error)
 	// Usage tells how much of its writable disk a prepared container uses.
 	Usage(context.Context, *UsageRequest) (*UsageReply, error)
 	// Shutdown writes back and unmounts all disks. What runs is killed first. The
@@ -146,7 +144,7 @@ func (UnimplementedGuestServer) Setup(context.Context, *SetupRequest) (*SetupRep
 func (UnimplementedGuestServer) Prepare(context.Context, *PrepareRequest) (*Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method Prepare not implemented")
 }
-func (UnimplementedGuestServer) Warm(context.Context, *Empty) (*Empty, error) {
+func (UnimplementedGuestServer) Warm(context.Context, *WarmRequest) (*Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method Warm not implemented")
 }
 func (UnimplementedGuestServer) Usage(context.Context, *UsageRequest) (*UsageReply, error) {
@@ -213,7 +211,7 @@ func _Guest_Prepare_Handler(srv interface{}, ctx context.Context, dec func(inter
 }
 
 func _Guest_Warm_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(Empty)
+	in := new(WarmRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
@@ -225,7 +223,7 @@ func _Guest_Warm_Handler(srv interface{}, ctx context.Context, dec func(interfac
 		FullMethod: Guest_Warm_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(GuestServer).Warm(ctx, req.(*Empty))
+		return srv.(GuestServer).Warm(ctx, req.(*WarmRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -295,5 +293,5 @@ var Guest_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
-	Metadata: "guestpb/guest.proto",
+	Metadata: "guest.proto",
 }

@@ -22,7 +22,7 @@ import (
 
 // request is what the backend may ask.
 type request struct {
-	Op   string `json:"op"` // "disk" and "hold" with a file; "save"
+	Op   string `json:"op"` // "disk" and "hold" with a file; "clear", "save"
 	Slot int    `json:"slot,omitempty"`
 }
 
@@ -150,6 +150,15 @@ func (c *Control) await() (int, error) {
 // SetDisk puts an image into a slot.
 func (c *Control) SetDisk(slot int, image *os.File) error {
 	if err := c.c.send(request{Op: "disk", Slot: slot}, []*os.File{image}); err != nil {
+		return err
+	}
+	_, err := c.await()
+	return err
+}
+
+// ClearDisk takes a slot's image out again.
+func (c *Control) ClearDisk(slot int) error {
+	if err := c.c.send(request{Op: "clear", Slot: slot}, nil); err != nil {
 		return err
 	}
 	_, err := c.await()

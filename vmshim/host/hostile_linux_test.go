@@ -34,6 +34,7 @@ type pipeMachine struct {
 
 func (m *pipeMachine) Port(string) net.Conn                         { return m.port }
 func (m *pipeMachine) SetDisk(context.Context, int, *os.File) error { return nil }
+func (m *pipeMachine) ClearDisk(context.Context, int) error         { return nil }
 func (m *pipeMachine) Pause(context.Context) error                  { return nil }
 func (m *pipeMachine) Resume(context.Context) error                 { return nil }
 func (m *pipeMachine) Save(context.Context) (*vmm.Template, error)  { return nil, errors.New("no") }

@@ -248,6 +248,11 @@ func (s *shim) obey(r request, files []*os.File) (reply, []*os.File) {
 			return reply{Error: err.Error()}, nil
 		}
 		return reply{}, nil
+	case r.Op == "clear":
+		if err := s.machine.ClearDisk(ctx, r.Slot); err != nil {
+			return reply{Error: err.Error()}, nil
+		}
+		return reply{}, nil
 	case r.Op == "hold" && len(files) == 1:
 		s.held = append(s.held, files...)
 		return reply{}, nil
@@ -306,7 +311,7 @@ func (r *relay) Prepare(ctx context.Context, q *guestpb.PrepareRequest) (*guestp
 }
 
 // Warm is guestpb.GuestServer.
-func (r *relay) Warm(ctx context.Context, q *guestpb.Empty) (*guestpb.Empty, error) {
+func (r *relay) Warm(ctx context.Context, q *guestpb.WarmRequest) (*guestpb.Empty, error) {
 	return call(ctx, r.shim, func(ctx context.Context) (*guestpb.Empty, error) { return r.shim.agent.Warm(ctx, q) })
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/caisson-engine/caisson/vmshim/guestpb"
 	"github.com/caisson-engine/caisson/vmshim/vmm"
 )
 
@@ -110,6 +111,9 @@ func launch(c *Config) (*vmm.Launched, error) {
 		return nil, err
 	}
 	cfg := vmm.Config{Shape: c.Shape, Savable: c.Savable, Taps: make([]*os.File, c.Shape.NICs), Jail: vmm.Jail{UID: c.UID, GID: c.GID, FileSize: c.FileSize}}
+	if c.Savable {
+		cfg.Words = guestpb.PractiseWord
+	}
 	if c.Clone != nil {
 		cfg.Template = &vmm.Template{Key: c.Clone.Key, Memory: inherited(c.Clone.Memory, "memory"), State: inherited(c.Clone.State, "state")}
 		defer func() { _ = cfg.Template.Close() }()

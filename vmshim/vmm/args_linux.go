@@ -30,7 +30,7 @@ var flavours = map[Flavour]struct {
 }
 
 // cmdline is the kernel's.
-func cmdline(s Shape) string {
+func cmdline(s Shape, more string) string {
 	// A panic resets at once, by triple fault, which ends the machine; its message
 	// is on the console by then.
 	words := []string{"quiet", "console=hvc0", "reboot=t", "panic=-1", "random.trust_cpu=on"}
@@ -39,7 +39,7 @@ func cmdline(s Shape) string {
 		// idle guest twice a second.
 		words = append(words, "tsc=reliable", fmt.Sprintf("tsc_early_khz=%d", khz), fmt.Sprintf("lpj=%d", khz*1000/flavours[s.Flavour].hz))
 	}
-	words = append(words, flavours[s.Flavour].cmdline, s.Cmdline)
+	words = append(words, flavours[s.Flavour].cmdline, s.Cmdline, more)
 	return strings.TrimSpace(strings.Join(words, " "))
 }
 
@@ -63,7 +63,7 @@ func hardware(s Shape) []string {
 	default:
 		// Emulation runs "rep movsb" byte by byte: the guest is better off when it
 		// does not know that it could be fast.
-		args = append(args, "-accel", fmt.Sprintf("tcg,tb-size=%d", tcgBuffer>>20), "-cpu", "max,-erms,-fsrm")
+		args = append(args, "-accel", fmt.Sprintf("tcg,tb-size=%d", tcgBuffer>>20), "-cpu", "max,-erms,-fsrm,-smap")
 	}
 	// Devices have fixed places, so that the guest finds and names them in our
 	// order: it is told of the places downwards.

@@ -169,7 +169,7 @@ func (m *machine) SetDisk(ctx context.Context, slot int, image *os.File) error {
 		return fmt.Errorf("vmm: disk slot %d has its image already", slot)
 	}
 	readOnly := m.shape.Disks[slot].ReadOnly
-	set := 100 + slot
+	set := fdSet(slot)
 	if err := m.qmp.do(ctx, "add-fd", map[string]any{"fdset-id": set}, image); err != nil {
 		return err
 	}
@@ -197,6 +197,35 @@ func (m *machine) SetDisk(ctx context.Context, slot int, image *os.File) error {
 	err = m.qmp.do(ctx, "block_resize", map[string]any{"node-name": fmt.Sprintf("disk%d", slot), "size": st.Size()})
 	return err
 }
+
+// ClearDisk puts the placeholder back below a slot's node and closes the image.
+func (m *machine) ClearDisk(ctx context.Context, slot int) error {
+	m.mu.Lock()
+	taken := m.disks[slot]
+	m.mu.Unlock()
+	if !taken {
+		return fmt.Errorf("vmm: disk slot %d has no image", slot)
+	}
+	if err := m.qmp.do(ctx, "blockdev-reopen", map[string]any{"options": []any{map[string]any{
+		"driver": "raw", "node-name": fmt.Sprintf("disk%d", slot), "read-only": m.shape.Disks[slot].ReadOnly, "discard": "unmap",
+		"file": fmt.Sprintf("none%d", slot),
+	}}}); err != nil {
+		return err
+	}
+	if err := m.qmp.do(ctx, "blockdev-del", map[string]string{"node-name": fmt.Sprintf("file%d", slot)}); err != nil {
+		return err
+	}
+	if err := m.qmp.do(ctx, "remove-fd", map[string]int{"fdset-id": fdSet(slot)}); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	delete(m.disks, slot)
+	m.mu.Unlock()
+	return nil
+}
+
+// fdSet is the number of the set of descriptors that a slot's image is in.
+func fdSet(slot int) int { return 100 + slot }
 
 func (m *machine) Pause(ctx context.Context) error {
 	return m.qmp.do(ctx, "stop", nil)

@@ -310,7 +310,7 @@ func (q *QEMU) memory(c Config, p *parcel, in *instructions, l *Launched) error 
 		in.Read = append(in.Read, fd)
 		in.Args = append(in.Args, file.flag, fdPath(fd))
 	}
-	in.Args = append(in.Args, "-append", cmdline(c.Shape))
+	in.Args = append(in.Args, "-append", cmdline(c.Shape, c.Words))
 	return nil
 }
 

@@ -135,6 +135,8 @@ type Config struct {
 	// Savable puts the memory where Save can turn it into a template. It is for
 	// machines that make templates, never for one that runs a tenant's code.
 	Savable bool
+	// Words are more of the kernel's command line, for this machine alone.
+	Words string
 
 	// Taps are the interfaces' other ends, one per NIC, opened with IFF_TAP,
 	// IFF_NO_PI and IFF_VNET_HDR. A nil one is made by the jail itself, named
@@ -210,9 +212,12 @@ type Machine interface {
 	// SetDisk puts a raw image, a regular file, into a slot. The guest is told a
 	// writable slot's new size. A read-only slot goes on looking as large as its
 	// placeholder, 1 TiB, of which reads past the image fail: a file system knows
-	// its own size. A slot takes one image in its life. The file may be closed
-	// after the call.
+	// its own size. A slot has one image at a time. The file may be closed after
+	// the call.
 	SetDisk(ctx context.Context, slot int, image *os.File) error
+	// ClearDisk takes a slot's image out, which the guest must have done with. The
+	// slot is a placeholder again, of the size that it had last, and takes another.
+	ClearDisk(ctx context.Context, slot int) error
 
 	// Pause stops the guest's processors, Resume lets them go on. Both can be
 	// repeated.
