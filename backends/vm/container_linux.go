@@ -261,20 +261,23 @@ func (b *Backend) newMachine(ctx context.Context, s *sandbox, pl *plan) (_ *mach
 		}
 	}
 	lap("running")
-	// Only now: the jail makes the taps.
-	if err := m.join(ctx, s); err != nil {
-		return nil, fmt.Errorf("network of sandbox %s: %w", s.id, err)
-	}
-	lap("network")
 	bootID, err := newUUID()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := m.agent.Setup(ctx, s.setup(bootID)); err != nil {
-		return nil, m.failed("set a virtual machine up", native(err))
+	// Only now: the jail makes the taps. The guest is told of its network while it
+	// comes to be.
+	joined := make(chan error, 1)
+	go func() { joined <- m.join(ctx, s) }()
+	_, err = m.agent.Setup(ctx, s.setup(bootID))
+	if err != nil {
+		err = m.failed("set a virtual machine up", native(err))
+	}
+	if e := <-joined; e != nil {
+		err = errors.Join(err, fmt.Errorf("network of sandbox %s: %w", s.id, e))
 	}
 	lap("set up")
-	return m, nil
+	return m, err
 }
 
 // machineOf takes a machine from the pool, or starts one.

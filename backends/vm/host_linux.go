@@ -139,6 +139,10 @@ const (
 // serve all; a larger machine is made to measure.
 var classes = []int64{256 << 20, 512 << 20, 1 << 30, 2 << 30, 4 << 30, 8 << 30, 16 << 30}
 
+// agentWords are on the kernel's command line. What the kernel does not know goes
+// into its init's environment: the agent's own scheduler need not interrupt it.
+const agentWords = "caisson.guest=1 GODEBUG=asyncpreemptoff=1"
+
 // shape of a machine for a container with these limits; zero is none.
 func (h *hostParts) shape(memory int64, cpus int) (vmm.Shape, error) {
 	if memory > maxMemory-guestOverhead {
@@ -159,7 +163,7 @@ func (h *hostParts) shape(memory int64, cpus int) (vmm.Shape, error) {
 		cpus = h.cfg.Options.CPUs
 	}
 	return vmm.Shape{
-		Accel: h.accel(), Kernel: h.guest.Kernel, Initrd: h.guest.Initrd, Flavour: h.guest.Flavour, Cmdline: "caisson.guest=1",
+		Accel: h.accel(), Kernel: h.guest.Kernel, Initrd: h.guest.Initrd, Flavour: h.guest.Flavour, Cmdline: agentWords,
 		Memory: want, CPUs: min(cpus, maxCPUs),
 		Disks: []vmm.DiskSlot{{ReadOnly: true}, {}, {}, {}}, NICs: 1, Ports: []string{guestpb.Port},
 	}, nil

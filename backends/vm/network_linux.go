@@ -188,9 +188,6 @@ func (s *sandbox) setup(bootID string) *guestpb.SetupRequest {
 	r := &guestpb.SetupRequest{
 		Protocol: guestpb.Protocol, Hostname: s.rec.GetHostname(), BootId: bootID, Sysctls: map[string]string{},
 	}
-	for k, v := range defaultSysctls {
-		r.Sysctls[k] = v
-	}
 	for k, v := range s.rec.GetAnnotations() {
 		if name, ok := cutSysctl(k); ok {
 			r.Sysctls[name] = v

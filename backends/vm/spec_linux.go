@@ -49,12 +49,6 @@ func cutSysctl(key string) (string, bool) {
 	return name, ok && strings.HasPrefix(name, "net.")
 }
 
-// defaultSysctls are what any container's network has.
-var defaultSysctls = map[string]string{
-	"net.ipv4.ip_unprivileged_port_start": "0",
-	"net.ipv4.ping_group_range":           "0 2147483647",
-}
-
 func unsupported(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
+	"sync"
 	"unsafe"
 
 	"github.com/containerd/errdefs"
@@ -128,11 +130,19 @@ func attachDeviceProgram(dir string, rules []deviceRule, fresh bool) error {
 			return err
 		}
 	}
-	prog, err := loadDeviceProgram(compileDevices(rules))
+	code := compileDevices(rules)
+	var prog int
+	if len(old) == 0 {
+		// A group takes a program once, so only one without can have what others have.
+		lastProgram.Lock()
+		defer lastProgram.Unlock()
+		prog, err = lastProgram.load(code)
+	} else if prog, err = loadDeviceProgram(code); err == nil {
+		defer unix.Close(prog)
+	}
 	if err != nil {
 		return err
 	}
-	defer unix.Close(prog)
 	attach := struct {
 		target, prog, kind, flags, replace uint32
 	}{uint32(group), uint32(prog), unix.BPF_CGROUP_DEVICE, unix.BPF_F_ALLOW_MULTI, 0}
@@ -156,6 +166,31 @@ func attachDeviceProgram(dir string, rules []deviceRule, fresh bool) error {
 		}
 	}
 	return nil
+}
+
+// lastProgram is the one that was loaded last, which nearly all groups share: the
+// kernel takes its time to verify one.
+var lastProgram sharedProgram
+
+type sharedProgram struct {
+	sync.Mutex
+	code []insn
+	fd   int
+}
+
+func (p *sharedProgram) load(code []insn) (int, error) {
+	if p.code != nil && slices.Equal(p.code, code) {
+		return p.fd, nil
+	}
+	fd, err := loadDeviceProgram(code)
+	if err != nil {
+		return -1, err
+	}
+	if p.code != nil {
+		_ = unix.Close(p.fd)
+	}
+	p.code, p.fd = code, fd
+	return fd, nil
 }
 
 // loadDeviceProgram hands a program to the kernel. Without its log, since that

@@ -1,8 +1,10 @@
 package cgroup
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -143,5 +145,66 @@ func TestVerifier(t *testing.T) {
 			t.Fatalf("%+v: %v", rules, err)
 		}
 		_ = unix.Close(fd)
+	}
+}
+
+// Groups with equal rules share a program; a change and its return leave each with
+// exactly one.
+func TestSharedProgram(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: attaches BPF programs")
+	}
+	h, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.unified == "" {
+		t.Skip("needs a cgroup v2 hierarchy")
+	}
+	rules := []deviceRule{{kind: 'a', major: anyNumber, minor: anyNumber, access: accessAll}}
+	other := []deviceRule{{allow: true, kind: 'c', major: 1, minor: 3, access: accessAll}}
+	programs := func(dir string) []uint32 {
+		fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		ids, err := devicePrograms(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ids
+	}
+	attach := func(dir string, rules []deviceRule, fresh bool) uint32 {
+		t.Helper()
+		err := attachDeviceProgram(dir, rules, fresh)
+		if errdefs.IsUnavailable(err) {
+			t.Skip("needs device programs of cgroup v2: " + err.Error())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids := programs(dir)
+		if len(ids) != 1 {
+			t.Fatalf("%d programs, want one", len(ids))
+		}
+		return ids[0]
+	}
+	var dirs [2]string
+	for i := range dirs {
+		dirs[i] = filepath.Join(h.unified, fmt.Sprintf("caisson-test-%d-%d", os.Getpid(), i))
+		if err := os.Mkdir(dirs[i], 0o755); err != nil {
+			t.Fatal(err)
+		}
+		defer os.Remove(dirs[i])
+	}
+	first := attach(dirs[0], rules, true)
+	if got := attach(dirs[1], rules, true); got != first {
+		t.Errorf("programs %d and %d for equal rules", first, got)
+	}
+	attach(dirs[1], other, false)
+	attach(dirs[1], rules, false)
+	if got := programs(dirs[0]); len(got) != 1 || got[0] != first {
+		t.Errorf("the other group has %v, want %d", got, first)
 	}
 }

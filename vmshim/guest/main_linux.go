@@ -104,6 +104,9 @@ func makeWorld() error {
 	}
 	unix.Umask(0o022)
 	dropDummy()
+	if err := setSysctls(usualSysctls); err != nil {
+		return err
+	}
 	return linkUp("lo")
 }
 

@@ -17,6 +17,24 @@ import (
 	"github.com/caisson-engine/caisson/vmshim/guestpb"
 )
 
+// usualSysctls are what any container's network has.
+var usualSysctls = map[string]string{
+	"net.ipv4.ip_unprivileged_port_start": "0",
+	"net.ipv4.ping_group_range":           "0 2147483647",
+}
+
+func setSysctls(list map[string]string) error {
+	for key, value := range list {
+		if !strings.HasPrefix(key, "net.") || strings.Contains(key, "..") {
+			return fmt.Errorf("sysctl %q is none of the network's: %w", key, errdefs.ErrInvalidArgument)
+		}
+		if err := os.WriteFile(filepath.Join("/proc/sys", strings.ReplaceAll(key, ".", "/")), []byte(value), 0); err != nil {
+			return fmt.Errorf("sysctl %s: %w", key, err)
+		}
+	}
+	return nil
+}
+
 // dropDummy removes the interface that some kernels make by themselves.
 func dropDummy() {
 	if l, err := netlink.LinkByName("dummy0"); err == nil {
@@ -40,13 +58,8 @@ func configureNetwork(r *guestpb.SetupRequest) error {
 	if err := ignoreRouters(); err != nil {
 		return err
 	}
-	for key, value := range r.GetSysctls() {
-		if !strings.HasPrefix(key, "net.") || strings.Contains(key, "..") {
-			return fmt.Errorf("sysctl %q is none of the network's: %w", key, errdefs.ErrInvalidArgument)
-		}
-		if err := os.WriteFile(filepath.Join("/proc/sys", strings.ReplaceAll(key, ".", "/")), []byte(value), 0); err != nil {
-			return fmt.Errorf("sysctl %s: %w", key, err)
-		}
+	if err := setSysctls(r.GetSysctls()); err != nil {
+		return err
 	}
 	if err := removeUnused(len(r.GetInterfaces())); err != nil {
 		return err
@@ -123,7 +136,7 @@ func configureInterface(at string, i *guestpb.Interface) (netlink.Link, error) {
 			return nil, fmt.Errorf("hardware address: %w", err)
 		}
 	}
-	if i.GetMtu() > 0 {
+	if i.GetMtu() > 0 && int(i.GetMtu()) != l.Attrs().MTU {
 		if err := netlink.LinkSetMTU(l, int(i.GetMtu())); err != nil {
 			return nil, fmt.Errorf("MTU: %w", err)
 		}

@@ -141,7 +141,14 @@ func (s *Store) Get(key Key, build func() (*vmm.Template, error)) (*vmm.Template
 
 func (s *Store) make(key Key, e *entry, build func() (*vmm.Template, error)) {
 	s.turn.Lock()
-	t, err := build()
+	var t *vmm.Template
+	err := errors.New("the store was closed")
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if !closed {
+		t, err = build()
+	}
 	s.turn.Unlock()
 	if err == nil && t == nil {
 		err = errors.New("nothing was made")

@@ -105,6 +105,19 @@ func TestDisks(t *testing.T) {
 			if err := m.SetDisk(within(t, time.Minute), 4, files[0]); err == nil {
 				t.Error("a slot that is not there took an image")
 			}
+			if err := m.ClearDisk(within(t, time.Minute), 1); err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := a.ask("read vdb 0"); got == "the scratch" {
+				t.Error("the image is still there after it was taken out")
+			}
+			if err := m.ClearDisk(within(t, time.Minute), 1); err == nil {
+				t.Error("an image was taken out twice")
+			}
+			if err := m.SetDisk(within(t, time.Minute), 1, image(t, 64<<20, "another")); err != nil {
+				t.Fatal(err)
+			}
+			a.must(t, "another", "read vdb 0")
 		})
 	}
 }
