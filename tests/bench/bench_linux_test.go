@@ -44,6 +44,7 @@ func TestBench(t *testing.T) {
 	out.throughput(t, e, peers)
 	out.memory(t, e, peers)
 	out.pull(t, e, peers)
+	out.machines(t, peers)
 }
 
 func (o *table) add(r row) {
@@ -59,7 +60,7 @@ func (o *table) compare(what, peer string, ours, theirs time.Duration, limit flo
 }
 
 func (o *table) print() {
-	fmt.Printf("\n%-44s %14s  %-26s %7s %9s\n", "what", "caisson", "peer", "ratio", "target")
+	fmt.Printf("\n%-48s %14s  %-26s %7s %9s\n", "what", "caisson", "peer", "ratio", "target")
 	for _, r := range o.rows {
 		verdict := "reached"
 		if !r.ok {
@@ -68,7 +69,7 @@ func (o *table) print() {
 		if r.target == "" {
 			verdict = ""
 		}
-		fmt.Printf("%-44s %14s  %-26s %7s %9s  %s\n", r.what, r.ours, r.peer, r.ratio, r.target, verdict)
+		fmt.Printf("%-48s %14s  %-26s %7s %9s  %s\n", r.what, r.ours, r.peer, r.ratio, r.target, verdict)
 	}
 	fmt.Println()
 }

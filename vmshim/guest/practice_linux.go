@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -29,8 +28,8 @@ import (
 // programs are read, tables are built, and an emulator translates each piece of code
 // when it comes by. So a machine that nobody waits for makes a container of nobody's,
 // by the same calls that the host makes: once before it is saved as a template, and
-// again when a clone of it waits in the pool, since what an emulator has translated
-// is not in a template.
+// again when a clone of it waits in the pool, with disks, since what an emulator has
+// translated is not in a template.
 
 // practiceSpec is what the engine asks for a container of which the user asked for
 // nothing special. Its image is the initramfs.
@@ -41,8 +40,9 @@ var practiceSpec []byte
 // practiceContainer is the container, and its sandbox.
 const practiceContainer = "warm"
 
-// practices is how often. Emulated code gets faster up to the third time.
-const practices = 3
+// How often: for a template once, since only what the guest keeps in memory counts;
+// emulated code gets faster up to the third time.
+const practicesSaved, practicesPooled = 1, 3
 
 // practiceTimeout bounds all of it.
 const practiceTimeout = time.Minute
@@ -70,8 +70,12 @@ func (a *agent) Warm(ctx context.Context, r *guestpb.WarmRequest) (*guestpb.Empt
 	}
 	ctx, cancel := context.WithTimeout(ctx, practiceTimeout)
 	defer cancel()
+	times := practicesSaved
+	if r.GetImage() != "" {
+		times = practicesPooled
+	}
 	err := practiseWords()
-	for i := 0; i < practices && err == nil; i++ {
+	for i := 0; i < times && err == nil; i++ {
 		err = a.practise(ctx, r)
 	}
 	return empty, err
@@ -205,7 +209,3 @@ func (a *agent) dialSelf() (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return ours, nil }))...)
 }
-
-// tidy gives back the memory that practice took: clones of this machine share what
-// they do not change, and a heap is changed.
-func tidy() { debug.FreeOSMemory() }
