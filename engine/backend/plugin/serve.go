@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -38,7 +40,7 @@ type Host struct {
 type Shutdowner interface{ Shutdown() error }
 
 // Serve is the main of a backend: it opens the backend and serves it until the
-// engine asks the process to end, which is nil, or until it cannot. open gets a
+// engine or SIGTERM asks the process to end, which is nil, or until it cannot. open gets a
 // context that ends when Serve does. A backend that is a Shutdowner is told.
 //
 // Stdout and stderr belong to Serve: stdout carries the handshake, stderr is the
@@ -88,12 +90,28 @@ func Serve(open func(ctx context.Context, h Host) (backend.Backend, error)) erro
 		cfg.TLSProvider = func() (*tls.Config, error) { return loadTLS(h.StateDir) }
 	}
 	go KeepSmall(ctx)
-	hplugin.Serve(cfg)
+	served := make(chan struct{})
+	go func() {
+		hplugin.Serve(cfg)
+		close(served)
+	}()
+	select {
+	case <-served:
+	case <-terminated():
+	}
 	cancel()
 	if s, ok := b.(Shutdowner); ok {
 		return s.Shutdown()
 	}
 	return nil
+}
+
+// terminated is a request of the host's to end, which is as good as the engine's: a
+// backend that outlived its engine gets no other.
+func terminated() <-chan os.Signal {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGTERM)
+	return c
 }
 
 func newServer(opts []grpc.ServerOption) *grpc.Server {
