@@ -181,7 +181,7 @@ func live(ctx context.Context, b backend.Backend, events backend.EventStream) er
 	if err != nil {
 		return err
 	}
-	defer out.Close()
+	defer func() { _ = out.Close() }()
 	if _, err := b.Start(ctx, ref); err != nil {
 		return err
 	}
