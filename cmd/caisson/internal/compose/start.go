@@ -111,7 +111,8 @@ func (r *Runner) reach(ctx context.Context, c *Container, condition string) erro
 }
 
 // Settle waits until the services' containers run and are healthy, if they have
-// a way to tell, for at most timeout; 0 is any time.
+// a way to tell, for at most timeout; 0 is any time. One that others wait for the
+// end of is to end well.
 func (r *Runner) Settle(ctx context.Context, services []*Service, timeout time.Duration) error {
 	if timeout > 0 {
 		var cancel func()
@@ -123,10 +124,19 @@ func (r *Runner) Settle(ctx context.Context, services []*Service, timeout time.D
 		return err
 	}
 	var list []*Container
+	ends := map[string]bool{}
 	for _, s := range services {
 		list = append(list, of(all, s.Name)...)
+		for d, c := range s.DependsOn {
+			ends[d] = ends[d] || c.Condition == Completed
+		}
 	}
-	return each(ctx, list, func(ctx context.Context, c *Container) error { return r.reach(ctx, c, "") })
+	return each(ctx, list, func(ctx context.Context, c *Container) error {
+		if ends[c.Service] {
+			return r.reach(ctx, c, Completed)
+		}
+		return r.reach(ctx, c, "")
+	})
 }
 
 // Stop ends the services' containers in reverse order.
