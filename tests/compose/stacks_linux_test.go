@@ -9,11 +9,117 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caisson-engine/caisson/tests/testimage"
 )
+
+// A web application of five services. Each starts when what it needs is healthy,
+// its data outlives down and up, a kill of the engine and the end of all
+// processes; pgbench runs against its database; its secrets are seen by nobody.
+func TestWeb(t *testing.T) {
+	e := engine(t, testimage.Stack(t))
+	withTools(t, e, "web", func(p *project) {
+		t := p.t
+		p.must("up", "-d", "--wait")
+		if v := p.get(); v.Rows != 1 || v.Hits != 1 || v.Greeting != "hello" || v.Token != len(token) {
+			t.Errorf("first visit: %+v", v)
+		}
+		checkOrder(p)
+		checkSecrets(p)
+
+		before := p.ids()
+		p.must("up", "-d", "--wait")
+		if now := p.ids(); fmt.Sprint(now) != fmt.Sprint(before) {
+			t.Errorf("an up without a change made containers anew: %v, before %v", now, before)
+		}
+		p.env = []string{"GREETING=changed"}
+		p.must("up", "-d", "--wait")
+		now := p.ids()
+		for name, id := range before {
+			if anew := now[name] != id; anew != (name == p.container("app", 1)) {
+				t.Errorf("%s made anew: %v", name, anew)
+			}
+		}
+		if v := p.get(); v.Rows != 2 || v.Greeting != "changed" {
+			t.Errorf("after a change: %+v", v)
+		}
+
+		if out := p.must("run", "--rm", "-T", "bench"); !strings.Contains(out, "number of transactions actually processed: 200/200") {
+			t.Errorf("pgbench: %s", out)
+		}
+		if out := p.must("exec", "-T", "db", "pg_isready", "-h", "127.0.0.1"); !strings.Contains(out, "accepting connections") {
+			t.Errorf("exec: %s", out)
+		}
+
+		p.must("restart", "-t", "5", "app")
+		p.must("stop", "-t", "5")
+		if out := p.must("ps", "-q"); out != "" {
+			t.Errorf("running after stop: %s", out)
+		}
+		p.must("start")
+		if v := p.get(); v.Rows != 3 {
+			t.Errorf("after stop and start: %+v", v)
+		}
+		p.must("down", "-t", "5")
+		p.must("up", "-d", "--wait")
+		if v := p.get(); v.Rows != 4 || v.Hits != 1 {
+			t.Errorf("after down and up: %+v", v)
+		}
+
+		e.Kill("caissond")
+		e.WaitReady()
+		if v := p.get(); v.Rows != 5 || v.Hits != 2 {
+			t.Errorf("after the engine was killed: %+v", v)
+		}
+		e.Crash()
+		e.Boot()
+		// An answer that came too late is a row, too.
+		if v := p.get(); v.Rows < 6 || v.Rows > 8 || v.Hits > 3 {
+			t.Errorf("after all processes ended and the engine started again: %+v", v)
+		}
+	})
+}
+
+// checkOrder looks at when each service was started.
+func checkOrder(p *project) {
+	p.t.Helper()
+	at := func(service, field string) time.Time {
+		v, err := time.Parse(time.RFC3339Nano, p.inspect(service, field))
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		return v
+	}
+	started := "{{.State.StartedAt}}"
+	for _, c := range []struct{ first, field, then string }{
+		{"db", "{{(index .State.Health.Log 0).Start.Format \"2006-01-02T15:04:05.999999999Z07:00\"}}", "app"},
+		{"schema", "{{.State.FinishedAt}}", "app"}, {"db", started, "schema"}, {"app", started, "web"},
+	} {
+		if a, b := at(c.first, c.field), at(c.then, started); !a.Before(b) {
+			p.t.Errorf("%s started at %v, before %s was ready at %v", c.then, b, c.first, a)
+		}
+	}
+}
+
+// checkSecrets looks for the secrets where everybody can look.
+func checkSecrets(p *project) {
+	p.t.Helper()
+	ids := strings.Fields(p.caisson("ps", "-aq"))
+	seen := p.caisson(append([]string{"inspect"}, ids...)...) + p.must("logs")
+	for _, d := range []string{"caissond.log", "audit.log"} {
+		b, _ := os.ReadFile(p.e.DataRoot + "/" + d)
+		seen += string(b)
+	}
+	for _, secret := range []string{"kept-from-everybody-1", token} {
+		if i := strings.Index(seen, secret); i >= 0 {
+			p.t.Errorf("a secret is shown: %q", seen[max(0, i-200):i+len(secret)])
+		}
+	}
+}
 
 // Workers answer to one name in turn; a scale changes only what it must.
 func TestWorkers(t *testing.T) {
-	e := start(t)
+	e := engine(t, testimage.Stack(t))
 	withTools(t, e, "workers", func(p *project) {
 		t := p.t
 		p.env = []string{"SERVE=" + serve}
@@ -60,7 +166,7 @@ print(*sorted(urllib.request.urlopen("http://%s:8000/" % a, timeout=3).read().de
 // Two internal networks: who is in only one of them reaches the other by the
 // gateway alone, and the world not at all.
 func TestGateway(t *testing.T) {
-	e := start(t)
+	e := engine(t, testimage.Stack(t))
 	withTools(t, e, "gateway", func(p *project) {
 		t := p.t
 		p.must("up", "-d")

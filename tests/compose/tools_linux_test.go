@@ -1,7 +1,10 @@
 package compose
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,7 +13,6 @@ import (
 	"time"
 
 	"github.com/caisson-engine/caisson/tests/harness"
-	"github.com/caisson-engine/caisson/tests/testimage"
 	"github.com/caisson-engine/caisson/tests/testruntime"
 )
 
@@ -27,6 +29,9 @@ var tools = []struct {
 func ours(t *testing.T) []string {
 	return []string{filepath.Join(harness.Bin(t), "caisson"), "compose"}
 }
+
+// token is a secret that travels by the environment.
+const token = "kept-from-everybody-2"
 
 // project is a directory of testdata, driven by one tool.
 type project struct {
@@ -64,7 +69,7 @@ func (p *project) command(args ...string) *exec.Cmd {
 	args = append(p.tool[1:len(p.tool):len(p.tool)], args...)
 	cmd := exec.Command(p.tool[0], args...)
 	cmd.Dir = p.dir
-	cmd.Env = append(os.Environ(), "HOME="+p.e.DataRoot, "DOCKER_HOST="+p.e.Host, "CAISSON_HOST="+p.e.Host)
+	cmd.Env = append(os.Environ(), "HOME="+p.e.DataRoot, "DOCKER_HOST="+p.e.Host, "CAISSON_HOST="+p.e.Host, "APP_TOKEN="+token)
 	cmd.Env = append(cmd.Env, p.env...)
 	return cmd
 }
@@ -91,11 +96,12 @@ func (p *project) caisson(args ...string) string {
 	return strings.TrimSpace(r.Stdout)
 }
 
-// start is an engine with the image that the projects are made of.
-func start(t *testing.T, args ...string) *harness.Engine {
+// engine runs one for a test. The projects make many networks beside those of
+// the engines of other suites: theirs are small and from a pool of their own.
+func engine(t *testing.T, archive string) *harness.Engine {
 	t.Helper()
-	e := harness.Start(t, args...)
-	e.Load(testimage.Stack(t))
+	e := harness.Start(t, "--default-address-pool", "base=10.213.0.0/16,size=24")
+	e.Load(archive)
 	return e
 }
 
@@ -156,4 +162,33 @@ func (p *project) until(what string, cond func() bool) {
 			p.t.Fatalf("waited %s in vain: %s\n%s", long, what, p.do("ps", "-a").Stdout)
 		}
 	}
+}
+
+// visit is what the application answers.
+type visit struct {
+	Greeting, Peer    string
+	Rows, Hits, Token int
+}
+
+// browser gives up soon on an application that is just going or coming.
+var browser = http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+
+// get asks the application through its published port until it answers.
+func (p *project) get() visit {
+	p.t.Helper()
+	var v visit
+	p.until("the application answers", func() bool {
+		at := p.do("port", "web", "80")
+		if at.Code != 0 {
+			return false
+		}
+		r, err := browser.Get("http://" + strings.TrimSpace(at.Stdout) + "/")
+		if err != nil {
+			return false
+		}
+		defer r.Body.Close()
+		b, _ := io.ReadAll(r.Body)
+		return r.StatusCode == http.StatusOK && json.Unmarshal(b, &v) == nil
+	})
+	return v
 }

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/caisson-engine/caisson/tests/harness"
 	"github.com/caisson-engine/caisson/tests/testimage"
@@ -16,8 +15,7 @@ import (
 // verbs is a project of small services, driven by our tool.
 func verbs(t *testing.T) *project {
 	t.Helper()
-	e := harness.Start(t)
-	e.Load(testimage.Busybox(t, testimage.Config{}))
+	e := engine(t, testimage.Busybox(t, testimage.Config{}))
 	return newProject(t, e, "verbs", ours(t))
 }
 
@@ -135,8 +133,7 @@ func TestAttached(t *testing.T) {
 
 // Each tool leaves alone what the other made, and changes only what changed.
 func TestTwoToolsOneProject(t *testing.T) {
-	e := harness.Start(t)
-	e.Load(testimage.Busybox(t, testimage.Config{}))
+	e := engine(t, testimage.Busybox(t, testimage.Config{}))
 	var both []*project
 	for _, tool := range tools {
 		p := newProject(t, e, "verbs", tool.command(t))
@@ -215,27 +212,26 @@ func TestDependencyFails(t *testing.T) {
 	}
 	const services = `
 services:
-  first: {image: busybox, network_mode: none, command: ["sh", "-c", "sleep 0.2; exit 4"]%s}
+  first: {image: busybox, network_mode: none, command: ["sh", "-c", "sleep %s; exit 4"]%s}
   then: {image: busybox, network_mode: none, command: ["true"], depends_on: {first: {condition: %s, required: %v}}}
 `
 	health := `, healthcheck: {test: "false", interval: 100ms, retries: 1}`
 	for _, c := range []struct {
-		health, condition string
-		required          bool
-		code              int
-		want              string
+		lasts, health, condition string
+		required                 bool
+		code                     int
+		want                     string
 	}{
-		{"", "service_completed_successfully", true, 1, `service "first" didn't complete successfully: exit 4`},
-		{"", "service_completed_successfully", false, 0, "optional dependency"},
-		{"", "service_healthy", true, 1, "has no healthcheck configured"},
-		{health, "service_healthy", true, 1, "verbs-first-1 "},
+		{"0.2", "", "service_completed_successfully", true, 1, `service "first" didn't complete successfully: exit 4`},
+		{"0.2", "", "service_completed_successfully", false, 0, "optional dependency"},
+		{"60", "", "service_healthy", true, 1, "has no healthcheck configured"},
+		{"60", health, "service_healthy", true, 1, "container verbs-first-1 is unhealthy"},
+		{"0.2", strings.Replace(health, "retries: 1", "retries: 100", 1), "service_healthy", true, 1, "container verbs-first-1 exited (4)"},
 	} {
-		write(fmt.Sprintf(services, c.health, c.condition, c.required))
-		start := time.Now()
+		write(fmt.Sprintf(services, c.lasts, c.health, c.condition, c.required))
 		if r := p.do("up", "-d"); r.Code != c.code || !strings.Contains(r.Stderr, c.want) {
 			t.Errorf("%s, required %v: %v, want %d and %q", c.condition, c.required, r, c.code, c.want)
 		}
-		t.Logf("%s: %v", c.condition, time.Since(start))
 		p.must("down", "-t", "1")
 	}
 }

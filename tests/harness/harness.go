@@ -294,6 +294,51 @@ func (e *Engine) Kill(name string) {
 	e.Until(name+" is gone", func() bool { return e.PID(name) != pid })
 }
 
+// Crash ends all of the engine's processes and all of its containers' at once, and
+// takes away what a reboot of the host takes away. Boot starts the engine again.
+func (e *Engine) Crash() {
+	e.t.Helper()
+	e.Until("all processes are gone", func() bool {
+		pids := e.containerPIDs()
+		for _, p := range e.Processes() {
+			pids = append(pids, p.PID)
+		}
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		return len(pids) == 0
+	})
+	state, _ := filepath.Glob(filepath.Join(e.ExecRoot, "*"))
+	for _, s := range state {
+		if err := os.RemoveAll(s); err != nil {
+			e.t.Fatal(err)
+		}
+	}
+}
+
+// containerPIDs are the processes in the engine's cgroups.
+func (e *Engine) containerPIDs() []int {
+	var pids []int
+	for _, root := range []string{"/sys/fs/cgroup/*/caisson-" + e.HostID, "/sys/fs/cgroup/caisson-" + e.HostID} {
+		dirs, _ := filepath.Glob(root)
+		for _, dir := range dirs {
+			_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, _ error) error {
+				if d == nil || d.Name() != "cgroup.procs" {
+					return nil
+				}
+				b, _ := os.ReadFile(path)
+				for _, f := range strings.Fields(string(b)) {
+					if pid, err := strconv.Atoi(f); err == nil && pid > 1 {
+						pids = append(pids, pid)
+					}
+				}
+				return nil
+			})
+		}
+	}
+	return pids
+}
+
 // Stop ends the engine as a service manager would; containers go on.
 func (e *Engine) Stop() {
 	e.t.Helper()
