@@ -117,6 +117,12 @@ func (e *Engine) mountAll(ctx context.Context, rec *container.Record) ([]volume.
 	for i := range out {
 		m := &out[i] // the record is shared, this is not
 		var err error
+		if m.Subpath != "" || m.Type == mount.TypeImage {
+			// Closed to users of the host, as what is mounted there is where it comes from.
+			if err = os.MkdirAll(filepath.Join(e.cfg.ExecRoot, "mounts"), 0o710); err != nil {
+				return nil, fmt.Errorf("mount %s: %w", m.Destination, err)
+			}
+		}
 		switch m.Type {
 		case mount.TypeBind:
 			err = volume.MakeSource(m)

@@ -121,20 +121,29 @@ func (e *Engine) restoreVolumes(ctx context.Context) {
 		}
 	}
 	for _, v := range e.vols.all() {
-		switch {
-		case v.rec.Removing:
-			if err := e.deleteVolume(v); err != nil {
-				e.log.Error("cannot finish the removal of a volume", "volume", v.rec.key(), "error", err)
-			}
-		case v.device.Mounted():
-			if err := e.unmountVolume(v, ""); err != nil {
-				e.log.Error("cannot unmount a volume", "volume", v.rec.key(), "error", err)
-			}
+		if err := e.finishVolume(v); err != nil {
+			e.log.Error("cannot finish the removal of a volume", "volume", v.rec.key(), "error", err)
+		}
+		if err := e.unmountVolume(v, ""); err != nil {
+			e.log.Error("cannot unmount a volume", "volume", v.rec.key(), "error", err)
 		}
 		if ctx.Err() != nil {
 			return
 		}
 	}
+}
+
+// finishVolume deletes a volume whose removal was interrupted.
+func (e *Engine) finishVolume(v *vol) error {
+	v.act.Lock()
+	defer v.act.Unlock()
+	e.vols.mu.Lock()
+	due := v.rec.Removing && e.vols.m[v.rec.key()] == v
+	e.vols.mu.Unlock()
+	if !due {
+		return nil
+	}
+	return e.deleteVolume(v)
 }
 
 // homes are the scopes that have a directory.

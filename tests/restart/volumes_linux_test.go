@@ -47,6 +47,9 @@ func TestMountsOutliveTheEngine(t *testing.T) {
 	if got := len(mounted(t, e)); got != 4 {
 		t.Errorf("mounted: %v", mounted(t, e))
 	}
+	if st, err := os.Stat(filepath.Join(e.ExecRoot, "mounts")); err != nil || st.Mode().Perm() != 0o710 {
+		t.Errorf("users of the host can look into what containers have: %v %v", st, err)
+	}
 	e.Kill("caissond")
 	e.WaitReady()
 	run("two")
