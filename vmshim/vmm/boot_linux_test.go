@@ -3,6 +3,7 @@ package vmm
 import (
 	"encoding/json"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -83,4 +84,29 @@ func TestHandover(t *testing.T) {
 	}
 	defer m.Kill()
 	newAgent(m).must(t, "pong", "ping")
+}
+
+// A host that is so busy that a machine runs a tenth of the time boots it, too. Its
+// timer then ticks much less than its clock goes on.
+func TestBootStarved(t *testing.T) {
+	q, shape := setUp(t)
+	m := start(t, q, Config{Shape: shape, Jail: testJail()})
+	answered := make(chan error, 1)
+	go func() {
+		_, err := newAgent(m).ask("ping")
+		answered <- err
+	}()
+	for {
+		_ = syscall.Kill(m.PID(), syscall.SIGSTOP)
+		time.Sleep(45 * time.Millisecond)
+		_ = syscall.Kill(m.PID(), syscall.SIGCONT)
+		select {
+		case err := <-answered:
+			if err != nil {
+				t.Errorf("%v: %v", err, m.Err())
+			}
+			return
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
