@@ -53,6 +53,7 @@ type Backend struct {
 	host    *hostParts
 	pool    pool
 	serial  atomic.Int64
+	shared  atomic.Uint32 // shares so far
 
 	mu         sync.Mutex
 	sandboxes  map[string]*sandbox
@@ -246,6 +247,9 @@ func (b *Backend) uid() (int, error) {
 func (b *Backend) serialName(what string) string {
 	return fmt.Sprintf("%s~%d", what, b.serial.Add(1))
 }
+
+// nextShare numbers shares. A machine that an earlier backend started gets no more.
+func (b *Backend) nextShare() uint32 { return b.shared.Add(1) }
 
 func (b *Backend) freeUID(uid int) {
 	b.mu.Lock()

@@ -30,6 +30,7 @@ type container struct {
 	dir      string // below containers/
 	vmDir    string // its machine's
 	stateDir string // Container.state_dir
+	shares   []shared
 	init     *process
 
 	made     chan struct{} // closed when Create has ended, well or not
@@ -134,16 +135,19 @@ func (b *Backend) make(ctx context.Context, c *container, r *backendpb.Container
 	}
 	began := time.Now()
 	lap := func(what string) { b.log.Debug("create", "container", c.id, "done", what, "after", time.Since(began)) }
-	pl, err := newPlan(r, c.sandbox.netns == nil && c.sandbox.rec.GetNetns() != "")
+	pl, err := newPlan(r, c.sandbox.netns == nil && c.sandbox.rec.GetNetns() != "", b.nextShare)
 	if err != nil {
 		return err
 	}
-	pl.largest = b.largestDisk(r.GetStateDir(), pl.volumes)
+	pl.largest = b.largestDisk(r.GetStateDir())
+	if err := c.keepShares(pl.shares.list); err != nil {
+		return err
+	}
 	opened := make(chan error, 1)
 	var ds *disks
 	go func() {
 		var err error
-		ds, err = b.openDisks(ctx, r.GetStateDir(), r.GetRootfs(), pl.volumes)
+		ds, err = b.openDisks(ctx, r.GetStateDir(), r.GetRootfs())
 		opened <- err
 	}()
 	m, err := b.machineFor(ctx, c.sandbox, pl)
@@ -161,6 +165,11 @@ func (b *Backend) make(ctx context.Context, c *container, r *backendpb.Container
 		return m.failed("disks of container "+c.id, err)
 	}
 	lap("disks")
+	if err := m.serve(pl.shares.list); err != nil {
+		return err
+	}
+	pl.prepare.Shares = pl.shares.prepare()
+	lap("shares")
 	if _, err := m.agent.Prepare(ctx, pl.prepare); err != nil {
 		return fmt.Errorf("container %s: %w", c.id, native(err))
 	}
@@ -222,7 +231,7 @@ func (b *Backend) machineFor(ctx context.Context, s *sandbox, pl *plan) (*machin
 	if err != nil {
 		return nil, err
 	}
-	m.brief = s.rec.GetAnnotations()[annotationBrief] == "true" && len(pl.volumes) == 0
+	m.brief = s.rec.GetAnnotations()[annotationBrief] == "true" && !pl.shares.writable()
 	b.mu.Lock()
 	s.machine = m
 	b.mu.Unlock()

@@ -19,28 +19,21 @@ import (
 	"github.com/caisson-engine/caisson/vmshim/blockimage"
 )
 
-// diskFile is a container's writable disk, in its state directory; volumeFile that
-// of a volume, beside its directory.
-const (
-	diskFile   = "vm.disk"
-	volumeFile = "vm.disk"
-)
-
-// volumePatience is how long a volume may still be in use by another machine.
-const volumePatience = 5 * time.Second
+// diskFile is a container's writable disk, in its state directory.
+const diskFile = "vm.disk"
 
 // disks are a container's, opened for its machine.
 type disks struct {
 	image   *os.File
 	release func()
-	rest    []*os.File // scratch, then volumes
+	scratch *os.File
 }
 
 func (d *disks) close() {
 	if d == nil {
 		return
 	}
-	for _, f := range append(d.rest, d.image) {
+	for _, f := range []*os.File{d.image, d.scratch} {
 		if f != nil {
 			_ = f.Close()
 		}
@@ -52,7 +45,7 @@ func (d *disks) close() {
 
 // insert puts them into a machine.
 func (d *disks) insert(m *machine) error {
-	for slot, f := range append([]*os.File{d.image}, d.rest...) {
+	for slot, f := range []*os.File{slotImage: d.image, slotScratch: d.scratch} {
 		if err := m.ctl.SetDisk(slot, f); err != nil {
 			return err
 		}
@@ -61,7 +54,7 @@ func (d *disks) insert(m *machine) error {
 }
 
 // openDisks makes what is not there yet and opens all.
-func (b *Backend) openDisks(ctx context.Context, stateDir string, rootfs []*backendpb.Mount, volumes []volume) (_ *disks, err error) {
+func (b *Backend) openDisks(ctx context.Context, stateDir string, rootfs []*backendpb.Mount) (_ *disks, err error) {
 	d := &disks{}
 	defer func() {
 		if err != nil {
@@ -82,32 +75,18 @@ func (b *Backend) openDisks(ctx context.Context, stateDir string, rootfs []*back
 	if stateDir == "" {
 		return nil, fmt.Errorf("a container in a virtual machine needs a state directory: %w", errdefs.ErrInvalidArgument)
 	}
-	f, err := b.openDisk(ctx, filepath.Join(stateDir, diskFile), closeTimeout)
-	if err != nil {
+	if d.scratch, err = b.openDisk(ctx, filepath.Join(stateDir, diskFile)); err != nil {
 		return nil, err
-	}
-	d.rest = append(d.rest, f)
-	for _, v := range volumes {
-		if f, err = b.openDisk(ctx, filepath.Join(filepath.Dir(v.dir), volumeFile), volumePatience); err != nil {
-			return nil, err
-		}
-		d.rest = append(d.rest, f)
 	}
 	return d, nil
 }
 
-// largestDisk is the size of the largest writable disk that these have or will get:
-// no file of the host grows over it, whatever becomes of the monitor.
-func (b *Backend) largestDisk(stateDir string, volumes []volume) int64 {
-	paths := []string{filepath.Join(stateDir, diskFile)}
-	for _, v := range volumes {
-		paths = append(paths, filepath.Join(filepath.Dir(v.dir), volumeFile))
-	}
+// largestDisk is the size of the largest writable disk that a container has or will
+// get: no disk grows over it, whatever becomes of the monitor.
+func (b *Backend) largestDisk(stateDir string) int64 {
 	largest := b.cfg.Options.Disk
-	for _, path := range paths {
-		if st, err := os.Stat(path); err == nil {
-			largest = max(largest, st.Size())
-		}
+	if st, err := os.Stat(filepath.Join(stateDir, diskFile)); err == nil {
+		largest = max(largest, st.Size())
 	}
 	return largest
 }
@@ -116,7 +95,7 @@ func (b *Backend) largestDisk(stateDir string, volumes []volume) int64 {
 // two kernels on one filesystem would destroy it. The lock is the open file's and
 // goes to the machine with it. A machine that is being ended writes its disk back
 // first, which is waited for.
-func (b *Backend) openDisk(ctx context.Context, path string, patience time.Duration) (*os.File, error) {
+func (b *Backend) openDisk(ctx context.Context, path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		f, err = b.images.Scratch(ctx, path, b.cfg.Options.Disk)
@@ -124,14 +103,14 @@ func (b *Backend) openDisk(ctx context.Context, path string, patience time.Durat
 	if err != nil {
 		return nil, fmt.Errorf("writable disk: %w", err)
 	}
-	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(closeTimeout); ; time.Sleep(5 * time.Millisecond) {
 		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil || time.Now().After(end) {
 			break
 		}
 	}
 	if err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("%s is in use by another virtual machine, and a volume there belongs to one at a time: %w", path, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("%s is in use by another virtual machine: %w", path, errdefs.ErrFailedPrecondition)
 	}
 	return f, nil
 }

@@ -5,6 +5,7 @@
 //
 //	backend (here)   records, disks, networks, FIFOs, logs; root
 //	caisson-vmshim   one per machine, no rights: speaks with the guest (vmshim/host)
+//	caisson-vmfiles  one per machine that shares files of this host (vmshim/share)
 //	monitor          one per machine, jailed (vmshim/vmm)
 //	guest            kernel and agent, which is the Linux backend (vmshim/guest)
 //
@@ -20,6 +21,7 @@
 //	sandboxes/<id>                 backendpb.Sandbox
 //	vms/<id>/                      a machine: record, socket, FIFOs
 //	containers/<id>/record         backendpb.Container
+//	containers/<id>/shares         what it has of this host's files, as JSON
 //	containers/<id>/stdout.spool   output on its way (see kit.Output)
 //	containers/<id>/execs/<id>/    the same of each exec
 //	<Container.state_dir>/vm.disk  the container's writable disk; lives as long as

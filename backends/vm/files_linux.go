@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
@@ -33,20 +35,20 @@ func (b *Backend) visit(ctx context.Context, t *backendpb.FilesTarget) (*visit, 
 		select {
 		case <-c.machine.done:
 		default:
-			return &visit{c.machine.remote, inside(t, c.id), func() {}}, nil
+			return &visit{c.machine.remote, translate(t, c.id, c.shares), func() {}}, nil
 		}
 	}
 	return b.visitor(ctx, t)
 }
 
-// owner is the container whose files are meant, if it has a machine. Without an id
+// owner is the container whose files are meant, if it has a machine that stays. Without an id
 // what is meant is the filesystem below what is mounted on it; the state directory
 // tells whose.
 func (b *Backend) owner(t *backendpb.FilesTarget) *container {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, c := range b.containers {
-		if c.ready && c.machine != nil && (c.id == t.GetContainer() || t.GetContainer() == "" && t.GetStateDir() != "" && c.stateDir == t.GetStateDir()) {
+		if c.ready && c.machine != nil && c.sandbox.state != closing && (c.id == t.GetContainer() || t.GetContainer() == "" && t.GetStateDir() != "" && c.stateDir == t.GetStateDir()) {
 			return c
 		}
 	}
@@ -62,8 +64,15 @@ func (b *Backend) visitor(ctx context.Context, t *backendpb.FilesTarget) (_ *vis
 	s := &sandbox{id: b.serialName("files"), rec: &backendpb.Sandbox{Hostname: "files"}}
 	s.cgroup = b.cfg.CgroupParent + "/" + s.id
 	ctx = context.WithoutCancel(ctx)
-	pl := &plan{largest: b.largestDisk(t.GetStateDir(), nil), prepare: &guestpb.PrepareRequest{Container: id, Image: "vda", Scratch: "vdb"}}
-	d, err := b.openDisks(ctx, t.GetStateDir(), t.GetRootfs(), nil)
+	pl := &plan{largest: b.largestDisk(t.GetStateDir()), prepare: &guestpb.PrepareRequest{Container: id, Image: "vda", Scratch: "vdb"}}
+	pl.shares = shares{container: id, next: b.nextShare}
+	for _, mt := range t.GetMounts() {
+		if _, err := pl.shares.add(mt.GetSource(), slices.Contains(mt.GetOptions(), "ro"), true); err != nil {
+			return nil, fmt.Errorf("mount %s at %s: %w: %w", mt.GetSource(), mt.GetTarget(), err, errdefs.ErrInvalidArgument)
+		}
+	}
+	pl.prepare.Shares = pl.shares.prepare()
+	d, err := b.openDisks(ctx, t.GetStateDir(), t.GetRootfs())
 	if err != nil {
 		return nil, err
 	}
@@ -81,17 +90,22 @@ func (b *Backend) visitor(ctx context.Context, t *backendpb.FilesTarget) (_ *vis
 		leave()
 		return nil, m.failed("disks of container "+id, err)
 	}
+	if err := m.serve(pl.shares.list); err != nil {
+		leave()
+		return nil, err
+	}
 	if _, err := m.agent.Prepare(ctx, pl.prepare); err != nil {
 		leave()
 		return nil, native(err)
 	}
-	return &visit{m.remote, inside(t, id), leave}, nil
+	return &visit{m.remote, translate(t, id, pl.shares.list), leave}, nil
 }
 
-// inside is a target in the words of the guest that has the container's disks.
-func inside(t *backendpb.FilesTarget, id string) *backendpb.FilesTarget {
+// translate is a target in the words of the guest that has the container's disks and
+// shares.
+func translate(t *backendpb.FilesTarget, id string, shares []shared) *backendpb.FilesTarget {
 	t = proto.CloneOf(t)
-	t.Level, t.Rootfs, t.Mounts, t.StateDir = "", guestRoot(id), nil, ""
+	t.Level, t.Rootfs, t.Mounts, t.StateDir = "", guestRoot(id), inside(t.GetMounts(), id, shares), ""
 	return t
 }
 

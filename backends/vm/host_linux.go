@@ -132,7 +132,6 @@ func (h *hostParts) describe() (facts []*backendpb.Fact, warnings []string) {
 const (
 	slotImage = iota
 	slotScratch
-	slotVolumes // and the rest
 )
 
 // classes are the sizes of memory that machines come in, so that few templates
@@ -165,7 +164,7 @@ func (h *hostParts) shape(memory int64, cpus int) (vmm.Shape, error) {
 	return vmm.Shape{
 		Accel: h.accel(), Kernel: h.guest.Kernel, Initrd: h.guest.Initrd, Flavour: h.guest.Flavour, Cmdline: agentWords,
 		Memory: want, CPUs: min(cpus, maxCPUs),
-		Disks: []vmm.DiskSlot{{ReadOnly: true}, {}, {}, {}}, NICs: 1, Ports: []string{guestpb.Port},
+		Disks: []vmm.DiskSlot{slotImage: {ReadOnly: true}, slotScratch: {}}, NICs: 1, Ports: []string{guestpb.Port, guestpb.SharePort},
 	}, nil
 }
 

@@ -33,8 +33,10 @@ const (
 	closeTimeout = 30 * time.Second
 	// answerTimeout is how long a shim may take to say that it is there.
 	answerTimeout = 5 * time.Second
-	// shimMemory is what a shim may use, in bytes.
-	shimMemory = 64 << 20
+	// shimMemory is what a shim may use, in bytes, and filesMemory a file server
+	// beside the host's cache of files, which gives way.
+	shimMemory  = 64 << 20
+	filesMemory = 64 << 20
 )
 
 // machine is one virtual machine, by way of its shim.
@@ -52,6 +54,7 @@ type machine struct {
 	agent  guestpb.GuestClient
 	conn   *grpc.ClientConn
 	ctl    *host.Control // nil after a restart of the backend
+	files  *host.Control // of the file server; nil without shares, or after a restart of the backend
 	netns  *os.File      // the monitor's own, where its taps are; nil once they were moved
 	clone  bool
 	brief  bool // nothing on its disks will be read again
@@ -145,14 +148,14 @@ func (m *machine) give(s *sandbox) error {
 	return m.ctl.Hold(s.netns)
 }
 
-// makeGroup makes the cgroup of shim and monitor, which bounds what they can take
+// makeGroup makes the cgroup of shim, monitor and file server, which bounds what they can take
 // from the host whatever the guest makes them do.
 func (m *machine) makeGroup(o order) error {
 	limits := &specs.LinuxResources{}
 	if o.limits != nil {
 		*limits = *o.limits
 	}
-	memory := vmm.Config{Shape: o.shape, Template: o.template}.HostMemory() + shimMemory
+	memory := vmm.Config{Shape: o.shape, Template: o.template}.HostMemory() + shimMemory + filesMemory
 	pids := int64(256)
 	limits.Memory, limits.Pids, limits.Devices = &specs.LinuxMemory{Limit: &memory}, &specs.LinuxPids{Limit: &pids}, nil
 	_, warnings, err := m.b.cgroups.Create(m.group.Path(), limits)
@@ -366,6 +369,9 @@ func (m *machine) destroy(ctx context.Context) error {
 	}
 	if m.ctl != nil {
 		_ = m.ctl.Close()
+	}
+	if m.files != nil {
+		_ = m.files.Close()
 	}
 	if m.netns != nil {
 		_ = m.netns.Close()

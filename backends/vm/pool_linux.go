@@ -182,7 +182,7 @@ func (b *Backend) practise(ctx context.Context, m *machine) error {
 			return err
 		}
 	}
-	d, err := b.openDisks(ctx, m.dir, []*backendpb.Mount{{Type: "bind", Source: dir}}, nil)
+	d, err := b.openDisks(ctx, m.dir, []*backendpb.Mount{{Type: "bind", Source: dir}})
 	if err != nil {
 		return err
 	}

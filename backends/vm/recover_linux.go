@@ -104,6 +104,9 @@ func (b *Backend) recoverContainer(ctx context.Context, id string) error {
 	}
 	c := b.describeContainer(s, rec)
 	close(c.made)
+	if err := c.recoverShares(); err != nil {
+		return err
+	}
 	if c.machine = s.machine; c.machine != nil {
 		c.vmDir = c.machine.dir
 	}

@@ -18,24 +18,17 @@ import (
 // # From a spec for this host to one for a guest
 //
 // The guest runs the same runtime, so nearly all of a spec means the same there.
-// What names something of this host is either carried over (small files, volumes)
-// or refused with a reason: never left out in silence.
+// What names something of this host is either carried over (shares, and the small
+// files that the engine makes) or refused with a reason: never left out in silence.
 
 // plan is what a container needs of its machine.
 type plan struct {
 	spec    *specs.Spec // for the guest
 	prepare *guestpb.PrepareRequest
-	volumes []volume // in order of their slots
-	largest int64    // bytes of the largest writable disk
-	memory  int64    // bytes, 0 without a limit
-	cpus    int      // 0 without one
-}
-
-// volume is a disk of its own for a directory of this host that the engine keeps
-// for containers.
-type volume struct {
-	dir      string // of the host
-	readOnly bool
+	shares  shares
+	largest int64 // bytes of the largest writable disk
+	memory  int64 // bytes, 0 without a limit
+	cpus    int   // 0 without one
 }
 
 // maxFile bounds one file that is carried over, in bytes.
@@ -54,7 +47,7 @@ func unsupported(format string, args ...any) error {
 }
 
 // newPlan translates a container's spec.
-func newPlan(r *backendpb.Container, hasNetwork bool) (*plan, error) {
+func newPlan(r *backendpb.Container, hasNetwork bool, nextShare func() uint32) (*plan, error) {
 	s := &specs.Spec{}
 	if err := json.Unmarshal(r.GetSpec(), s); err != nil {
 		return nil, fmt.Errorf("spec of container %s: %w: %w", r.GetId(), err, errdefs.ErrInvalidArgument)
@@ -63,6 +56,7 @@ func newPlan(r *backendpb.Container, hasNetwork bool) (*plan, error) {
 		return nil, unsupported("spec of container %s: it has no process", r.GetId())
 	}
 	p := &plan{spec: s, prepare: &guestpb.PrepareRequest{Container: r.GetId(), Image: "vda", Scratch: "vdb"}}
+	p.shares = shares{container: r.GetId(), next: nextShare}
 	if s.Hooks != nil {
 		return nil, unsupported("hooks run on the host and are not possible for a container in a virtual machine")
 	}
@@ -153,19 +147,20 @@ func (p *plan) bind(r *backendpb.Container, m specs.Mount) (specs.Mount, error) 
 	if m.Source == "/dev/shm" {
 		return m, nil // --ipc host: the machine's
 	}
-	fi, err := os.Stat(m.Source)
+	if isOurs(r, m) {
+		return p.file(m)
+	}
+	for _, o := range m.Options {
+		if strings.HasSuffix(o, "shared") || strings.HasSuffix(o, "slave") {
+			return m, unsupported("mount %s at %s: what is mounted later does not spread between this host and a virtual machine: leave %s out, or run the container at another level", m.Source, m.Destination, o)
+		}
+	}
+	at, err := p.shares.add(m.Source, slices.Contains(m.Options, "ro"), slices.Contains(m.Options, "rbind"))
 	if err != nil {
-		return m, unsupported("mount %s at %s: %v", m.Source, m.Destination, err)
+		return m, unsupported("mount %s at %s in a virtual machine: %v", m.Source, m.Destination, err)
 	}
-	readOnly := slices.Contains(m.Options, "ro")
-	switch {
-	case fi.Mode().IsRegular() && (readOnly || isOurs(r, m)):
-		return p.file(m, fi)
-	case fi.IsDir() && filepath.Base(m.Source) == "_data":
-		return p.volume(m, readOnly)
-	}
-	return m, unsupported("%s cannot be mounted at %s: a container in a virtual machine sees no directory of the host; "+
-		"use a named volume, mount a single file read-only (:ro), or run the container at another level", m.Source, m.Destination)
+	m.Source = at
+	return m, nil
 }
 
 // isOurs tells a file that the engine made for this container.
@@ -174,10 +169,11 @@ func isOurs(r *backendpb.Container, m specs.Mount) bool {
 	return err == nil && filepath.IsLocal(rel)
 }
 
-// file carries one over.
-func (p *plan) file(m specs.Mount, fi os.FileInfo) (specs.Mount, error) {
-	if fi.Size() > maxFile {
-		return m, unsupported("%s has more than %d MiB, which is too much to be carried into a virtual machine: use a named volume", m.Source, maxFile>>20)
+// file carries one over that the engine made.
+func (p *plan) file(m specs.Mount) (specs.Mount, error) {
+	fi, err := os.Stat(m.Source)
+	if err != nil || fi.Size() > maxFile {
+		return m, unsupported("mount %s at %s: no small file (%v)", m.Source, m.Destination, err)
 	}
 	data, err := os.ReadFile(m.Source)
 	if err != nil {
@@ -186,22 +182,6 @@ func (p *plan) file(m specs.Mount, fi os.FileInfo) (specs.Mount, error) {
 	f := &guestpb.File{Name: fmt.Sprintf("f%d", len(p.prepare.Files)), Data: data, Mode: uint32(fi.Mode().Perm())}
 	p.prepare.Files = append(p.prepare.Files, f)
 	m.Source = guestpb.FilePath(p.prepare.GetContainer(), f.GetName())
-	return m, nil
-}
-
-// maxVolumes is how many disks there are for volumes.
-const maxVolumes = 2
-
-// volume gives a container a volume as a disk.
-func (p *plan) volume(m specs.Mount, readOnly bool) (specs.Mount, error) {
-	if len(p.volumes) == maxVolumes {
-		return m, unsupported("a container in a virtual machine has %d volumes at most", maxVolumes)
-	}
-	n := len(p.volumes)
-	v := &guestpb.Volume{Name: fmt.Sprintf("v%d", n), Device: "vd" + string(rune('a'+slotVolumes+n)), ReadOnly: readOnly}
-	p.volumes = append(p.volumes, volume{dir: m.Source, readOnly: readOnly})
-	p.prepare.Volumes = append(p.prepare.Volumes, v)
-	m.Source = guestpb.VolumeDir(p.prepare.GetContainer(), v.GetName())
 	return m, nil
 }
 

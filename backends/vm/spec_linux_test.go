@@ -30,17 +30,21 @@ func planOf(t *testing.T, s *specs.Spec, stateDir string) (*plan, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newPlan(&backendpb.Container{Id: "c", Spec: b, StateDir: stateDir}, false)
+	n := uint32(0)
+	return newPlan(&backendpb.Container{Id: "c", Spec: b, StateDir: stateDir}, false, func() uint32 { n++; return n })
 }
 
 // What names something of this host is carried over or refused, never left out.
 func TestPlanRefuses(t *testing.T) {
 	for name, change := range map[string]func(*specs.Spec){
-		"directory of the host": func(s *specs.Spec) {
-			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/usr", Options: []string{"rbind", "ro"}})
+		"what is not there": func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/no/such", Options: []string{"rbind", "ro"}})
 		},
-		"writable file of the host": func(s *specs.Spec) {
-			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/etc/passwd", Options: []string{"rbind"}})
+		"device of the host": func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/dev/null", Options: []string{"rbind"}})
+		},
+		"mounts that spread": func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/usr", Options: []string{"rbind", "rslave"}})
 		},
 		"device": func(s *specs.Spec) {
 			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}}
@@ -75,6 +79,8 @@ func TestPlan(t *testing.T) {
 	s.Mounts = []specs.Mount{
 		{Destination: "/etc/hosts", Type: "bind", Source: hosts, Options: []string{"rbind"}},
 		{Destination: "/data", Type: "bind", Source: volume, Options: []string{"rbind", "x-caisson.copyup"}},
+		{Destination: "/again", Type: "bind", Source: volume, Options: []string{"rbind"}},
+		{Destination: "/conf", Type: "bind", Source: "/etc/passwd", Options: []string{"bind", "ro"}},
 	}
 	s.Linux.Resources = &specs.LinuxResources{
 		Memory: &specs.LinuxMemory{Limit: ptr(int64(300 << 20))},
@@ -90,8 +96,8 @@ func TestPlan(t *testing.T) {
 	if len(p.prepare.GetFiles()) != 1 || string(p.prepare.GetFiles()[0].GetData()) != "names\n" {
 		t.Errorf("files: %v", p.prepare.GetFiles())
 	}
-	if len(p.volumes) != 1 || p.volumes[0].dir != volume || p.prepare.GetVolumes()[0].GetDevice() != "vdc" {
-		t.Errorf("volumes: %v %v", p.volumes, p.prepare.GetVolumes())
+	if want := []shared{{ID: 1, Source: volume, Recursive: true}, {ID: 2, Source: "/etc/passwd", File: true, ReadOnly: true}}; !slices.Equal(p.shares.list, want) {
+		t.Errorf("shares: %v, want %v", p.shares.list, want)
 	}
 	for _, m := range p.spec.Mounts {
 		if strings.HasPrefix(m.Source, dir) || m.Source == volume {

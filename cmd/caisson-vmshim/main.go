@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 
 	"github.com/caisson-engine/caisson/vmshim/host"
 	"github.com/caisson-engine/caisson/vmshim/vmm"
@@ -20,7 +21,11 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == host.JailStage {
 		vmm.RunStage()
 	}
-	if err := host.Main(os.Args); err != nil {
+	run := host.Main
+	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], host.FilesStage) {
+		run = host.ServeFiles
+	}
+	if err := run(os.Args); err != nil {
 		fmt.Fprintln(os.Stderr, "caisson-vmshim:", err)
 		os.Exit(1)
 	}

@@ -27,6 +27,7 @@ type agent struct {
 	version    string
 	containers backend.Backend
 	server     *grpc.Server // of this agent
+	shares     *shares
 
 	mu       sync.Mutex
 	setUp    bool
@@ -120,8 +121,8 @@ func (a *agent) Prepare(_ context.Context, r *guestpb.PrepareRequest) (*guestpb.
 	if err := mountRoot(id, r.GetImage(), r.GetScratch()); err != nil {
 		return nil, err
 	}
-	for _, v := range r.GetVolumes() {
-		if err := mountVolume(id, v); err != nil {
+	for _, sh := range r.GetShares() {
+		if err := a.shares.mount(id, sh); err != nil {
 			return nil, err
 		}
 	}
@@ -190,24 +191,6 @@ func overlayDirs(id string) error {
 	return nil
 }
 
-func mountVolume(id string, v *guestpb.Volume) error {
-	if !validName.MatchString(v.GetName()) {
-		return fmt.Errorf("invalid volume name %q: %w", v.GetName(), errdefs.ErrInvalidArgument)
-	}
-	dir := guestpb.VolumeDir(id, v.GetName())
-	flags := uintptr(unix.MS_NOATIME | unix.MS_NODEV)
-	if v.GetReadOnly() {
-		flags |= unix.MS_RDONLY
-	}
-	if err := mountDisk(v.GetDevice(), filepath.Dir(dir), "ext4", flags); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
-}
-
 func writeFile(id string, f *guestpb.File) error {
 	if !validName.MatchString(f.GetName()) {
 		return fmt.Errorf("invalid file name %q: %w", f.GetName(), errdefs.ErrInvalidArgument)
@@ -253,9 +236,9 @@ func (a *agent) Shutdown(ctx context.Context, _ *guestpb.Empty) (*guestpb.Empty,
 	unix.Sync()
 	var errs []error
 	for id := range a.prepared {
-		disks, err := filepath.Glob(filepath.Join(guestpb.ContainerDir(id), "volumes", "*"))
+		shares, err := filepath.Glob(filepath.Join(guestpb.ContainerDir(id), "shares", "*"))
 		errs = append(errs, err)
-		for _, dir := range append(disks, guestpb.ScratchDir(id), guestpb.ImageDir(id)) {
+		for _, dir := range append(shares, guestpb.ScratchDir(id), guestpb.ImageDir(id)) {
 			if err := unmount(dir); err != nil {
 				errs = append(errs, fmt.Errorf("unmount %s: %w", dir, err))
 			}

@@ -42,9 +42,10 @@ func Main(version string) error {
 	if err != nil {
 		return err
 	}
+	ended := make(chan error, 2)
 	s := grpc.NewServer(append(backendrpc.ServerOptions(), grpc.ConnectionTimeout(365*24*time.Hour))...)
 	backendrpc.Register(s, inner)
-	a := &agent{version: version, containers: inner, server: s, prepared: map[string]bool{}}
+	a := &agent{version: version, containers: inner, server: s, shares: newShares(ended), prepared: map[string]bool{}}
 	guestpb.RegisterGuestServer(s, a)
 	if toPractise() {
 		if _, err := a.Warm(context.Background(), nil); err != nil {
@@ -58,7 +59,8 @@ func Main(version string) error {
 	if _, err := port.Write([]byte(guestpb.Greeting)); err != nil {
 		return fmt.Errorf("greeting: %w", err)
 	}
-	return s.Serve(l)
+	go func() { ended <- s.Serve(l) }()
+	return <-ended
 }
 
 const stateDir = "/run/caisson/backend"

@@ -152,7 +152,7 @@ func practiseWords() error {
 		&guestpb.SetupReply{Protocol: guestpb.Protocol, Version: "v", Kernel: "k"},
 		&guestpb.PrepareRequest{
 			Container: "c", Image: "i", Scratch: "s", Files: []*guestpb.File{{Name: "n", Data: []byte{1}, Mode: 1}},
-			Volumes: []*guestpb.Volume{{Name: "n", Device: "d", ReadOnly: true}},
+			Shares: []*guestpb.Share{{Id: 1, File: true, ReadOnly: true}},
 		},
 	} {
 		b, err := proto.Marshal(m)

@@ -1,6 +1,6 @@
 // Package guestpb is what host and guest of a virtual machine say to each other.
 //
-// There is one connection, over a virtio-serial port: the guest is a gRPC server
+// There is one connection for it, over a virtio-serial port: the guest is a gRPC server
 // for exactly one client. It serves two services: backendpb.Backend, the contract
 // between engine and backends, for everything that concerns containers; and Guest
 // of this package for what the machine itself needs.
@@ -22,7 +22,10 @@
 // host checks every reply, bounds its size and the time it may take.
 package guestpb
 
-import "path"
+import (
+	"path"
+	"strconv"
+)
 
 // Protocol is the version of what is said here. Both sides refuse another's.
 const Protocol = 2
@@ -30,8 +33,12 @@ const Protocol = 2
 // Greeting is what a booted agent writes before it answers calls.
 const Greeting = "caisson-guest 1\n"
 
-// Port is the name of the virtio-serial port.
-const Port = "agent"
+// Port is the name of the virtio-serial port. SharePort is that of a second one, for
+// the files that package share serves.
+const (
+	Port      = "agent"
+	SharePort = "share"
+)
 
 // ContainerDir is where Prepare puts what belongs to a container.
 func ContainerDir(container string) string { return path.Join("/run/caisson/c", container) }
@@ -49,9 +56,9 @@ func FilePath(container, name string) string {
 	return path.Join(ContainerDir(container), "files", name)
 }
 
-// VolumeDir is where a volume of PrepareRequest can be bound from.
-func VolumeDir(container, name string) string {
-	return path.Join(ContainerDir(container), "volumes", name, "data")
+// SharePath is where a share of PrepareRequest can be bound from.
+func SharePath(container string, id uint32) string {
+	return path.Join(ContainerDir(container), "shares", strconv.FormatUint(uint64(id), 10))
 }
 
 // Overlay is the mount options of a container's root filesystem.

@@ -6,7 +6,7 @@
 // versions:
 // 	protoc-gen-go v1.36.12
 // 	protoc        v3.21.12
-// source: guest.proto
+// source: guestpb/guest.proto
 
 package guestpb
 
@@ -33,7 +33,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_guest_proto_msgTypes[0]
+	mi := &file_guestpb_guest_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -45,7 +45,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[0]
+	mi := &file_guestpb_guest_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -58,7 +58,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{0}
+	return file_guestpb_guest_proto_rawDescGZIP(), []int{0}
 }
 
 type WarmRequest struct {
@@ -73,7 +73,7 @@ type WarmRequest struct {
 
 func (x *WarmRequest) Reset() {
 	*x = WarmRequest{}
-	mi := &file_guest_proto_msgTypes[1]
+	mi := &file_guestpb_guest_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -85,7 +85,7 @@ func (x *WarmRequest) String() string {
 func (*WarmRequest) ProtoMessage() {}
 
 func (x *WarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[1]
+	mi := &file_guestpb_guest_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -98,7 +98,7 @@ func (x *WarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WarmRequest.ProtoReflect.Descriptor instead.
 func (*WarmRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{1}
+	return file_guestpb_guest_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *WarmRequest) GetImage() string {
@@ -131,7 +131,7 @@ type SetupRequest struct {
 
 func (x *SetupRequest) Reset() {
 	*x = SetupRequest{}
-	mi := &file_guest_proto_msgTypes[2]
+	mi := &file_guestpb_guest_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -143,7 +143,7 @@ func (x *SetupRequest) String() string {
 func (*SetupRequest) ProtoMessage() {}
 
 func (x *SetupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[2]
+	mi := &file_guestpb_guest_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -156,7 +156,7 @@ func (x *SetupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetupRequest.ProtoReflect.Descriptor instead.
 func (*SetupRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{2}
+	return file_guestpb_guest_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *SetupRequest) GetProtocol() uint32 {
@@ -226,7 +226,7 @@ type SetupReply struct {
 
 func (x *SetupReply) Reset() {
 	*x = SetupReply{}
-	mi := &file_guest_proto_msgTypes[3]
+	mi := &file_guestpb_guest_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -238,7 +238,7 @@ func (x *SetupReply) String() string {
 func (*SetupReply) ProtoMessage() {}
 
 func (x *SetupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[3]
+	mi := &file_guestpb_guest_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -251,7 +251,7 @@ func (x *SetupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetupReply.ProtoReflect.Descriptor instead.
 func (*SetupReply) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{3}
+	return file_guestpb_guest_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SetupReply) GetProtocol() uint32 {
@@ -288,7 +288,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_guest_proto_msgTypes[4]
+	mi := &file_guestpb_guest_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -300,7 +300,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[4]
+	mi := &file_guestpb_guest_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -313,7 +313,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{4}
+	return file_guestpb_guest_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Interface) GetIndex() uint32 {
@@ -362,7 +362,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_guest_proto_msgTypes[5]
+	mi := &file_guestpb_guest_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +374,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[5]
+	mi := &file_guestpb_guest_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +387,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{5}
+	return file_guestpb_guest_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Route) GetDestination() string {
@@ -417,14 +417,14 @@ type PrepareRequest struct {
 	Image         string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`     // device of the read-only image: vda
 	Scratch       string                 `protobuf:"bytes,3,opt,name=scratch,proto3" json:"scratch,omitempty"` // device of the writable disk: vdb
 	Files         []*File                `protobuf:"bytes,4,rep,name=files,proto3" json:"files,omitempty"`
-	Volumes       []*Volume              `protobuf:"bytes,5,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Shares        []*Share               `protobuf:"bytes,5,rep,name=shares,proto3" json:"shares,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_guest_proto_msgTypes[6]
+	mi := &file_guestpb_guest_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +436,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[6]
+	mi := &file_guestpb_guest_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +449,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{6}
+	return file_guestpb_guest_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PrepareRequest) GetContainer() string {
@@ -480,9 +480,9 @@ func (x *PrepareRequest) GetFiles() []*File {
 	return nil
 }
 
-func (x *PrepareRequest) GetVolumes() []*Volume {
+func (x *PrepareRequest) GetShares() []*Share {
 	if x != nil {
-		return x.Volumes
+		return x.Shares
 	}
 	return nil
 }
@@ -496,7 +496,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_guest_proto_msgTypes[7]
+	mi := &file_guestpb_guest_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +508,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[7]
+	mi := &file_guestpb_guest_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +521,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{7}
+	return file_guestpb_guest_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *UsageRequest) GetContainer() string {
@@ -540,7 +540,7 @@ type UsageReply struct {
 
 func (x *UsageReply) Reset() {
 	*x = UsageReply{}
-	mi := &file_guest_proto_msgTypes[8]
+	mi := &file_guestpb_guest_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +552,7 @@ func (x *UsageReply) String() string {
 func (*UsageReply) ProtoMessage() {}
 
 func (x *UsageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[8]
+	mi := &file_guestpb_guest_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +565,7 @@ func (x *UsageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageReply.ProtoReflect.Descriptor instead.
 func (*UsageReply) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{8}
+	return file_guestpb_guest_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UsageReply) GetBytes() int64 {
@@ -586,7 +586,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_guest_proto_msgTypes[9]
+	mi := &file_guestpb_guest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -598,7 +598,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[9]
+	mi := &file_guestpb_guest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -611,7 +611,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{9}
+	return file_guestpb_guest_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *File) GetName() string {
@@ -635,31 +635,32 @@ func (x *File) GetMode() uint32 {
 	return 0
 }
 
-// Volume is a disk of its own, mounted as guestpb.VolumeDir(container, name).
-type Volume struct {
+// Share is a directory or file of the host, mounted as guestpb.SharePath(container,
+// id).
+type Share struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // one path element
-	Device        string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`     // of the machine's shares: see package share
+	File          bool                   `protobuf:"varint,2,opt,name=file,proto3" json:"file,omitempty"` // it is no directory
 	ReadOnly      bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Volume) Reset() {
-	*x = Volume{}
-	mi := &file_guest_proto_msgTypes[10]
+func (x *Share) Reset() {
+	*x = Share{}
+	mi := &file_guestpb_guest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Volume) String() string {
+func (x *Share) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Volume) ProtoMessage() {}
+func (*Share) ProtoMessage() {}
 
-func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[10]
+func (x *Share) ProtoReflect() protoreflect.Message {
+	mi := &file_guestpb_guest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,37 +671,37 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Volume.ProtoReflect.Descriptor instead.
-func (*Volume) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{10}
+// Deprecated: Use Share.ProtoReflect.Descriptor instead.
+func (*Share) Descriptor() ([]byte, []int) {
+	return file_guestpb_guest_proto_rawDescGZIP(), []int{10}
 }
 
-func (x *Volume) GetName() string {
+func (x *Share) GetId() uint32 {
 	if x != nil {
-		return x.Name
+		return x.Id
 	}
-	return ""
+	return 0
 }
 
-func (x *Volume) GetDevice() string {
+func (x *Share) GetFile() bool {
 	if x != nil {
-		return x.Device
+		return x.File
 	}
-	return ""
+	return false
 }
 
-func (x *Volume) GetReadOnly() bool {
+func (x *Share) GetReadOnly() bool {
 	if x != nil {
 		return x.ReadOnly
 	}
 	return false
 }
 
-var File_guest_proto protoreflect.FileDescriptor
+var File_guestpb_guest_proto protoreflect.FileDescriptor
 
-const file_guest_proto_rawDesc = "" +
+const file_guestpb_guest_proto_rawDesc = "" +
 	"\n" +
-	"\vguest.proto\x12\x10caisson.guest.v1\"\a\n" +
+	"\x13guestpb/guest.proto\x12\x10caisson.guest.v1\"\a\n" +
 	"\x05Empty\"=\n" +
 	"\vWarmRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x18\n" +
@@ -733,13 +734,13 @@ const file_guest_proto_rawDesc = "" +
 	"\x05Route\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\tR\agateway\x12\x1c\n" +
-	"\tinterface\x18\x03 \x01(\tR\tinterface\"\xc0\x01\n" +
+	"\tinterface\x18\x03 \x01(\tR\tinterface\"\xbd\x01\n" +
 	"\x0ePrepareRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
 	"\ascratch\x18\x03 \x01(\tR\ascratch\x12,\n" +
-	"\x05files\x18\x04 \x03(\v2\x16.caisson.guest.v1.FileR\x05files\x122\n" +
-	"\avolumes\x18\x05 \x03(\v2\x18.caisson.guest.v1.VolumeR\avolumes\",\n" +
+	"\x05files\x18\x04 \x03(\v2\x16.caisson.guest.v1.FileR\x05files\x12/\n" +
+	"\x06shares\x18\x05 \x03(\v2\x17.caisson.guest.v1.ShareR\x06shares\",\n" +
 	"\fUsageRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\"\n" +
 	"\n" +
@@ -748,10 +749,10 @@ const file_guest_proto_rawDesc = "" +
 	"\x04File\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
-	"\x04mode\x18\x03 \x01(\rR\x04mode\"Q\n" +
-	"\x06Volume\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06device\x18\x02 \x01(\tR\x06device\x12\x1b\n" +
+	"\x04mode\x18\x03 \x01(\rR\x04mode\"H\n" +
+	"\x05Share\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\bR\x04file\x12\x1b\n" +
 	"\tread_only\x18\x03 \x01(\bR\breadOnly2\xd9\x02\n" +
 	"\x05Guest\x12E\n" +
 	"\x05Setup\x12\x1e.caisson.guest.v1.SetupRequest\x1a\x1c.caisson.guest.v1.SetupReply\x12D\n" +
@@ -761,19 +762,19 @@ const file_guest_proto_rawDesc = "" +
 	"\bShutdown\x12\x17.caisson.guest.v1.Empty\x1a\x17.caisson.guest.v1.EmptyB2Z0github.com/caisson-engine/caisson/vmshim/guestpbb\x06proto3"
 
 var (
-	file_guest_proto_rawDescOnce sync.Once
-	file_guest_proto_rawDescData []byte
+	file_guestpb_guest_proto_rawDescOnce sync.Once
+	file_guestpb_guest_proto_rawDescData []byte
 )
 
-func file_guest_proto_rawDescGZIP() []byte {
-	file_guest_proto_rawDescOnce.Do(func() {
-		file_guest_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_guest_proto_rawDesc), len(file_guest_proto_rawDesc)))
+func file_guestpb_guest_proto_rawDescGZIP() []byte {
+	file_guestpb_guest_proto_rawDescOnce.Do(func() {
+		file_guestpb_guest_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_guestpb_guest_proto_rawDesc), len(file_guestpb_guest_proto_rawDesc)))
 	})
-	return file_guest_proto_rawDescData
+	return file_guestpb_guest_proto_rawDescData
 }
 
-var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
-var file_guest_proto_goTypes = []any{
+var file_guestpb_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_guestpb_guest_proto_goTypes = []any{
 	(*Empty)(nil),          // 0: caisson.guest.v1.Empty
 	(*WarmRequest)(nil),    // 1: caisson.guest.v1.WarmRequest
 	(*SetupRequest)(nil),   // 2: caisson.guest.v1.SetupRequest
@@ -784,15 +785,15 @@ var file_guest_proto_goTypes = []any{
 	(*UsageRequest)(nil),   // 7: caisson.guest.v1.UsageRequest
 	(*UsageReply)(nil),     // 8: caisson.guest.v1.UsageReply
 	(*File)(nil),           // 9: caisson.guest.v1.File
-	(*Volume)(nil),         // 10: caisson.guest.v1.Volume
+	(*Share)(nil),          // 10: caisson.guest.v1.Share
 	nil,                    // 11: caisson.guest.v1.SetupRequest.SysctlsEntry
 }
-var file_guest_proto_depIdxs = []int32{
+var file_guestpb_guest_proto_depIdxs = []int32{
 	4,  // 0: caisson.guest.v1.SetupRequest.interfaces:type_name -> caisson.guest.v1.Interface
 	5,  // 1: caisson.guest.v1.SetupRequest.routes:type_name -> caisson.guest.v1.Route
 	11, // 2: caisson.guest.v1.SetupRequest.sysctls:type_name -> caisson.guest.v1.SetupRequest.SysctlsEntry
 	9,  // 3: caisson.guest.v1.PrepareRequest.files:type_name -> caisson.guest.v1.File
-	10, // 4: caisson.guest.v1.PrepareRequest.volumes:type_name -> caisson.guest.v1.Volume
+	10, // 4: caisson.guest.v1.PrepareRequest.shares:type_name -> caisson.guest.v1.Share
 	2,  // 5: caisson.guest.v1.Guest.Setup:input_type -> caisson.guest.v1.SetupRequest
 	6,  // 6: caisson.guest.v1.Guest.Prepare:input_type -> caisson.guest.v1.PrepareRequest
 	1,  // 7: caisson.guest.v1.Guest.Warm:input_type -> caisson.guest.v1.WarmRequest
@@ -810,26 +811,26 @@ var file_guest_proto_depIdxs = []int32{
 	0,  // [0:5] is the sub-list for field type_name
 }
 
-func init() { file_guest_proto_init() }
-func file_guest_proto_init() {
-	if File_guest_proto != nil {
+func init() { file_guestpb_guest_proto_init() }
+func file_guestpb_guest_proto_init() {
+	if File_guestpb_guest_proto != nil {
 		return
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
-			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_proto_rawDesc), len(file_guest_proto_rawDesc)),
+			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guestpb_guest_proto_rawDesc), len(file_guestpb_guest_proto_rawDesc)),
 			NumEnums:      0,
 			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
-		GoTypes:           file_guest_proto_goTypes,
-		DependencyIndexes: file_guest_proto_depIdxs,
-		MessageInfos:      file_guest_proto_msgTypes,
+		GoTypes:           file_guestpb_guest_proto_goTypes,
+		DependencyIndexes: file_guestpb_guest_proto_depIdxs,
+		MessageInfos:      file_guestpb_guest_proto_msgTypes,
 	}.Build()
-	File_guest_proto = out.File
-	file_guest_proto_goTypes = nil
-	file_guest_proto_depIdxs = nil
+	File_guestpb_guest_proto = out.File
+	file_guestpb_guest_proto_goTypes = nil
+	file_guestpb_guest_proto_depIdxs = nil
 }

@@ -6,7 +6,7 @@
 // versions:
 // - protoc-gen-go-grpc v1.6.2
 // - protoc             v3.21.12
-// source: guest.proto
+// source: guestpb/guest.proto
 
 package guestpb
 
@@ -37,7 +37,7 @@ type GuestClient interface {
 	// Setup makes the machine one of its own. It is the first call in every
 	// machine's life, and can be made once: FailedPrecondition afterwards.
 	Setup(ctx context.Context, in *SetupRequest, opts ...grpc.CallOption) (*SetupReply, error)
-	// Prepare mounts a container's disks and writes its files, below
+	// Prepare mounts a container's disks and shares and writes its files, below
 	// guestpb.ContainerDir. AlreadyExists for a container that is prepared.
 	Prepare(ctx context.Context, in *PrepareRequest, opts ...grpc.CallOption) (*Empty, error)
 	// Warm has a machine that nobody has yet practise: it makes a container of
@@ -116,7 +116,7 @@ type GuestServer interface {
 	// Setup makes the machine one of its own. It is the first call in every
 	// machine's life, and can be made once: FailedPrecondition afterwards.
 	Setup(context.Context, *SetupRequest) (*SetupReply, error)
-	// Prepare mounts a container's disks and writes its files, below
+	// Prepare mounts a container's disks and shares and writes its files, below
 	// guestpb.ContainerDir. AlreadyExists for a container that is prepared.
 	Prepare(context.Context, *PrepareRequest) (*Empty, error)
 	// Warm has a machine that nobody has yet practise: it makes a container of
@@ -293,5 +293,5 @@ var Guest_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
-	Metadata: "guest.proto",
+	Metadata: "guestpb/guest.proto",
 }

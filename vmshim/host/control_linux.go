@@ -22,8 +22,10 @@ import (
 
 // request is what the backend may ask.
 type request struct {
-	Op   string `json:"op"` // "disk" and "hold" with a file; "clear", "save"
-	Slot int    `json:"slot,omitempty"`
+	Op    string `json:"op"` // "disk" and "hold" with a file; "clear", "save"; "port"; "share" with a file, of a file server
+	Slot  int    `json:"slot,omitempty"`
+	Port  string `json:"port,omitempty"`
+	Share uint32 `json:"share,omitempty"`
 }
 
 // reply answers it.
@@ -192,6 +194,36 @@ func (c *Control) Save() (*vmm.Template, error) {
 		return nil, err
 	}
 	return &vmm.Template{Key: r.Key, Memory: files[0], State: files[1]}, nil
+}
+
+// Port takes a port's end over. It can be taken once.
+func (c *Control) Port(name string) (*os.File, error) {
+	if err := c.c.send(request{Op: "port", Port: name}, nil); err != nil {
+		return nil, err
+	}
+	var r reply
+	files, err := c.c.receive(&r, 1)
+	if err == nil && r.Error != "" {
+		err = errors.New(r.Error)
+	}
+	if err == nil && len(files) != 1 {
+		err = errors.New("the shim gave no port")
+	}
+	if err != nil {
+		closeAll(files)
+		return nil, err
+	}
+	return files[0], nil
+}
+
+// Share gives a file server the file or directory that f names, as a share of that
+// number.
+func (c *Control) Share(id uint32, f *os.File) error {
+	if err := c.c.send(request{Op: "share", Share: id}, []*os.File{f}); err != nil {
+		return err
+	}
+	_, err := c.await()
+	return err
 }
 
 // Close gives the socket back. The machine goes on.

@@ -264,6 +264,9 @@ func (s *shim) allEnded(why error) {
 	text := "its virtual machine ended"
 	if why != nil {
 		text += ": " + clean(why.Error(), 512)
+		if code == lostCode {
+			text += lastWords(s.machine.Console()) // it did not end by our hand: it may say more
+		}
 	}
 	s.mu.Lock()
 	var execs, inits []*process

@@ -256,6 +256,12 @@ func (s *shim) obey(r request, files []*os.File) (reply, []*os.File) {
 	case r.Op == "hold" && len(files) == 1:
 		s.held = append(s.held, files...)
 		return reply{}, nil
+	case r.Op == "port":
+		f, err := s.handOver(r.Port)
+		if err != nil {
+			return reply{Error: err.Error()}, nil
+		}
+		return reply{}, []*os.File{f}
 	case r.Op == "save":
 		if err := s.await(ctx); err != nil {
 			return reply{Error: err.Error()}, nil
@@ -267,6 +273,16 @@ func (s *shim) obey(r request, files []*os.File) (reply, []*os.File) {
 		return reply{Key: t.Key}, []*os.File{t.Memory, t.State}
 	}
 	return reply{Error: fmt.Sprintf("no such request: %q with %d files", r.Op, len(files))}, nil
+}
+
+// handOver gives a port away that this process does not listen to.
+func (s *shim) handOver(name string) (*os.File, error) {
+	conn, ok := s.machine.Port(name).(*net.UnixConn)
+	if !ok || name == guestpb.Port {
+		return nil, fmt.Errorf("there is no port %q to give away", name)
+	}
+	f, err := conn.File()
+	return f, errors.Join(err, conn.Close())
 }
 
 // end ends machine and process, once the answer to Close is on its way.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -125,23 +126,15 @@ func qemuOptions(c *Config) vmm.QEMUOptions {
 	return vmm.QEMUOptions{Binary: c.QEMU, Stage: []string{"/proc/self/exe", JailStage}, Dir: c.Runtime, Known: c.Known}
 }
 
-// dropAndExec gives up everything and becomes stage 1. It works on this thread
-// alone, which is the one that goes on.
+// dropAndExec gives up everything and becomes stage 1.
 func dropAndExec(c *Config, dir string) error {
-	self, err := unix.Open("/proc/self/exe", unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	for _, step := range []struct {
-		what string
-		do   func() error
-	}{
+	return become("caisson-vmshim", []string{stageOne, dir}, []step{
 		{"namespaces", func() error {
 			return unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
 		}},
 		{"private mounts", func() error { return unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, "") }},
 		{"an empty root", emptyRoot},
-		{"the bounding set", dropBounding},
+		{"the bounding set", func() error { return dropBounding() }},
 		{"groups", func() error { return threadCall(unix.SYS_SETGROUPS, 0, 0, 0) }},
 		{"the group", func() error {
 			return threadCall(unix.SYS_SETRESGID, uintptr(c.GID), uintptr(c.GID), uintptr(c.GID))
@@ -151,12 +144,28 @@ func dropAndExec(c *Config, dir string) error {
 		}},
 		{"no new privileges", func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }},
 		{"descriptors", func() error { return keepOnExec(ConfigFD, ListenerFD, IODirFD, ControlFD, NetnsFD) }},
-	} {
-		if err := step.do(); err != nil {
-			return fmt.Errorf("giving up rights: %s: %w", step.what, err)
+	})
+}
+
+// step is one right less.
+type step struct {
+	what string
+	do   func() error
+}
+
+// become gives up rights and executes this program anew, under a name. It
+// works on this thread alone, which is the one that goes on.
+func become(name string, args []string, steps []step) error {
+	self, err := unix.Open("/proc/self/exe", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	for _, s := range steps {
+		if err := s.do(); err != nil {
+			return fmt.Errorf("giving up rights: %s: %w", s.what, err)
 		}
 	}
-	argv, err := syscall.SlicePtrFromStrings([]string{"caisson-vmshim", stageOne, dir})
+	argv, err := syscall.SlicePtrFromStrings(append([]string{name}, args...))
 	if err != nil {
 		return err
 	}
@@ -203,8 +212,12 @@ func emptyRoot() error {
 	return unix.Chdir("/")
 }
 
-func dropBounding() error {
+// dropBounding takes away every capability but those kept.
+func dropBounding(kept ...uintptr) error {
 	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+		if slices.Contains(kept, c) {
+			continue
+		}
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
 			return err
 		}
