@@ -394,7 +394,7 @@ var checks = []check{
 		return []string{free, held, after}, errors.Join(err, gerr)
 	}},
 	{"many", func(d string) (any, error) {
-		const n = 1500
+		const n = 300
 		for i := range n {
 			if err := write(filepath.Join(d, fmt.Sprintf("file-with-a-name-of-some-length-%d", i)), ""); err != nil {
 				return nil, err
