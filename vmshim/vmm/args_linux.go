@@ -33,15 +33,15 @@ var flavours = map[Flavour]struct {
 func cmdline(s Shape, more string) string {
 	// A panic resets at once, by triple fault, which ends the machine; its message
 	// is on the console by then.
+	//
 	// Whether the timer's interrupts arrive is not tried out: a host that is busy delivers
 	// too few of them in the time of the trial, and the kernel panics before it has a
 	// console to say so.
 	words := []string{"quiet", "console=hvc0", "reboot=t", "panic=-1", "random.trust_cpu=on", "no_timer_check"}
 	if khz := tscKHz(); s.Accel == TCG && khz > 0 {
 		// Reliable as far as the host's is, which it is; watching it would wake an
-		// idle guest twice a second. Nor is the timer tried at boot: on a host so loaded
-		// that a guest misses its ticks, the kernel would believe it has none and panic.
-		words = append(words, "no_timer_check", "tsc=reliable", fmt.Sprintf("tsc_early_khz=%d", khz), fmt.Sprintf("lpj=%d", khz*1000/flavours[s.Flavour].hz))
+		// idle guest twice a second.
+		words = append(words, "tsc=reliable", fmt.Sprintf("tsc_early_khz=%d", khz), fmt.Sprintf("lpj=%d", khz*1000/flavours[s.Flavour].hz))
 	}
 	words = append(words, flavours[s.Flavour].cmdline, s.Cmdline, more)
 	return strings.TrimSpace(strings.Join(words, " "))
