@@ -171,7 +171,7 @@ func TestGateway(t *testing.T) {
 		t := p.t
 		p.must("up", "-d")
 		fetch := func(from, url string) (string, bool) {
-			const get = `import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=3).read().decode()[:60])`
+			const get = `import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode()[:60])`
 			r := p.do("exec", "-T", from, "python3", "-c", get, url)
 			return r.Stdout + r.Stderr, r.Code == 0
 		}

@@ -51,6 +51,7 @@ var suites = []suite{
 	// Again, every container in a machine of its own; what is different there is said in
 	// tests/harness/levels.go.
 	{name: "security-vm", stage: 5, args: test("15m", "./tests/security/..."), env: atVM},
+	{name: "compose-vm", stage: 5, args: test("10m", "-run=^(TestWorkers|TestGateway)$", "./tests/compose/..."), env: atVM},
 	{name: "scale", stage: 6, args: test("15m", "./tests/scale/...")},
 }
 
