@@ -423,21 +423,24 @@ var scenarios = map[string][]step{
 	"hardware address": {
 		{args: "run --rm --mac-address 02:42:ac:11:7f:09 busybox cat /sys/class/net/eth0/address", stdout: `^02:42:ac:11:7f:09\n$`},
 	},
-	"devices": {
+	"devices of the host": {
 		{args: "run --rm --device /dev/zero:/dev/mine:r busybox sh -c 'head -c 3 /dev/mine | wc -c'", stdout: `3`},
+	},
+	"device nodes are of no use": {
 		{args: "run --rm busybox sh -c 'mknod /tmp/d b 7 0 && cat /tmp/d'", code: 1, stderr: `[Oo]peration not permitted`},
 	},
 }
 
 func TestScenarios(t *testing.T) {
-	e := harness.Start(t)
-	e.Load(testimage.Busybox(t, testimage.Config{}))
 	for _, client := range []string{"caisson", "docker"} {
-		t.Run(client, func(t *testing.T) {
+		harness.Run(t, client, func(t *testing.T) {
+			t.Parallel()
 			harness.Need(t, pathOf(t, client))
+			e := harness.Start(t)
+			e.Load(testimage.Busybox(t, testimage.Config{}))
 			version := dockerMajor()
 			for name, steps := range scenarios {
-				t.Run(name, func(t *testing.T) { play(t, e, client, version, steps) })
+				harness.Run(t, name, func(t *testing.T) { play(t, e, client, version, steps) })
 			}
 		})
 	}
@@ -459,7 +462,6 @@ func dockerMajor() (major int) {
 }
 
 func play(t *testing.T, e *harness.Engine, client string, version int, steps []step) {
-	harness.SameAtLevel(t)
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "env"), []byte("FROM_FILE=yes\n"), 0o644); err != nil {
 		t.Fatal(err)

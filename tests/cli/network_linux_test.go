@@ -44,7 +44,6 @@ var networkScenarios = map[string][]step{
 		{args: "run --rm --network find busybox wget -qO- http://web/hostname", stdout: `.`},
 		{args: "run --rm --network find busybox wget -qO- http://www/hostname", stdout: `.`},
 		{args: "run --rm --network find busybox nslookup -type=a shared", stdout: `(?s)Address: .*Address: `},
-		{args: "run --rm --network find busybox cat /etc/resolv.conf", stdout: `(?s)^nameserver 127.0.0.11\n.*ndots:0`},
 		{args: "run --rm busybox ping -c 1 -W 1 web", code: 1},
 		{args: "exec web2 ping -c 1 -W 2 web"},
 		{args: "rename web renamed"},
@@ -54,6 +53,11 @@ var networkScenarios = map[string][]step{
 		{args: "network inspect -f '{{range .Containers}}{{.Name}} {{end}}' find", stdout: `^(renamed web2|web2 renamed) \n$`},
 		{args: "rm -f renamed web2"},
 		{args: "network rm find"},
+	},
+	"name server at 127.0.0.11": {
+		{args: "network create named"},
+		{args: "run --rm --network named busybox cat /etc/resolv.conf", stdout: `(?s)^nameserver 127.0.0.11\n.*ndots:0`},
+		{args: "network rm named"},
 	},
 	"static addresses": {
 		{args: "network create --subnet 10.202.0.0/24 --ip-range 10.202.0.128/30 --gateway 10.202.0.254 --aux-address other=10.202.0.129 --ipv6 --subnet fd12:3456::/64 static"},
@@ -126,9 +130,16 @@ var networkScenarios = map[string][]step{
 		{args: "network rm many1 many2"},
 	},
 	"published ports": {
+		{args: "network create pubs"},
+		{args: "run -d --name serves --network pubs -p 127.0.0.1:18433:80 busybox httpd -f -h /etc"},
+		{args: "port serves", stdout: `80/tcp -> 127\.0\.0\.1:18433`},
+		{args: "run --rm --network pubs -p 127.0.0.1:18433:80 busybox true", code: 125, stderr: `port is already allocated \(by container serves\)`},
+		{args: "rm -f serves"},
+		{args: "network rm pubs"},
+	},
+	"published ports move with the networks": {
 		{args: "network create pub"},
 		{args: "run -d --name served --network pub -p 127.0.0.1:18431:80 busybox httpd -f -h /etc"},
-		{args: "port served", stdout: `80/tcp -> 127\.0\.0\.1:18431`},
 		{args: "run --rm --network host busybox wget -qO- http://127.0.0.1:18431/hostname", stdout: `.`},
 		{args: "run --rm --network pub -p 127.0.0.1:18431:80 busybox true", code: 125, stderr: `port is already allocated \(by container served\)`},
 		{args: "network create --internal inside"},
@@ -185,11 +196,11 @@ func TestNetworks(t *testing.T) {
 	e := harness.Start(t)
 	e.Load(testimage.Busybox(t, testimage.Config{}))
 	for _, client := range []string{"caisson", "docker"} {
-		t.Run(client, func(t *testing.T) {
+		harness.Run(t, client, func(t *testing.T) {
 			harness.Need(t, pathOf(t, client))
 			version := dockerMajor()
 			for name, steps := range networkScenarios {
-				t.Run(name, func(t *testing.T) {
+				harness.Run(t, name, func(t *testing.T) {
 					play(t, e, client, version, steps)
 					if t.Failed() {
 						e.Caisson("network", "prune", "-f")

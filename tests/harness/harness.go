@@ -181,7 +181,8 @@ func (e *Engine) Run(client, input string, args ...string) Result {
 const tooLong = 30 * time.Second
 
 // Do runs a command to its end. One that takes too long is killed and has the
-// exit code -1.
+// exit code -1. Of a suite that runs at an emulated level, stderr is without the
+// warning of that.
 func Do(t testing.TB, cmd *exec.Cmd) Result {
 	t.Helper()
 	return DoWithin(t, cmd, tooLong)
@@ -205,10 +206,14 @@ func DoWithin(t testing.TB, cmd *exec.Cmd, limit time.Duration) Result {
 	if err != nil && cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
-	return Result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	said := stderr.String()
+	if Level() != "" {
+		said = emulated.ReplaceAllString(said, "")
+	}
+	return Result{stdout.String(), said, cmd.ProcessState.ExitCode()}
 }
 
-func tail(s string) string { return s[max(0, len(s)-2000):] }
+func tail(s string) string { return s[max(0, len(s)-4000):] }
 
 // Caisson runs our client.
 func (e *Engine) Caisson(args ...string) Result {
@@ -357,7 +362,7 @@ func (e *Engine) end() {
 		logs, _ := filepath.Glob(filepath.Join(e.ExecRoot, "backends/*/backend.log"))
 		for _, l := range logs {
 			if b, err := os.ReadFile(l); err == nil && len(b) > 0 {
-				e.t.Logf("%s begins with:\n%s", l, b[:min(len(b), 8000)])
+				e.t.Logf("%s begins with:\n%s\nand ends with:\n%s", l, b[:min(len(b), 4000)], tail(string(b)))
 			}
 		}
 	}

@@ -49,6 +49,7 @@ func wantLayered(t *testing.T, c client, name string) {
 
 // Archives go from Docker to us and back, and to Debian's other tools.
 func TestArchivesBothWays(t *testing.T) {
+	t.Parallel()
 	harness.NeedRoot(t)
 	harness.Need(t, "dockerd", "docker", "skopeo")
 	e := busybox(t)
@@ -63,7 +64,7 @@ func TestArchivesBothWays(t *testing.T) {
 	theirs.must(t, "save", "-o", in("docker.tar"), "from/docker:1", "from/docker:2", "busybox:latest")
 
 	each(t, e, func(t *testing.T, c client) {
-		t.Run("docker save, load here", func(t *testing.T) {
+		harness.Run(t, "docker save, load here", func(t *testing.T) {
 			c.want(t, `(?s)Loaded image: from/docker:1.*Loaded image: from/docker:2`, "load", "-i", in("docker.tar"))
 			wantLayered(t, c, "from/docker:2")
 			if got, want := c.must(t, "image", "inspect", "-f", "{{.RootFS.Layers}}", "from/docker:1"), theirs.must(t, "image", "inspect", "-f", "{{.RootFS.Layers}}", "from/docker:1"); got != want {
@@ -71,7 +72,7 @@ func TestArchivesBothWays(t *testing.T) {
 			}
 			c.must(t, "rmi", "from/docker:1", "from/docker:2")
 		})
-		t.Run("save here, load elsewhere", func(t *testing.T) {
+		harness.Run(t, "save here, load elsewhere", func(t *testing.T) {
 			ours := "from/ours:" + c.name
 			layered(t, c, ours)
 			defer c.must(t, "rmi", ours)
@@ -97,7 +98,7 @@ func TestArchivesBothWays(t *testing.T) {
 				c.must(t, "rmi", "back/from:skopeo")
 			}
 		})
-		t.Run("export and import", func(t *testing.T) {
+		harness.Run(t, "export and import", func(t *testing.T) {
 			layered(t, theirs, "exported:1")
 			theirs.must(t, "create", "--name", "exported", "exported:1")
 			theirs.must(t, "export", "-o", in("exported.tar"), "exported")
@@ -113,7 +114,7 @@ func TestArchivesBothWays(t *testing.T) {
 			theirs.want(t, "^"+regexp.QuoteMeta(layeredSays)+"$", append([]string{"run", "--rm", "--network", "none", "again:1"}, show...)...)
 			theirs.must(t, "rmi", "again:1", "exported:1")
 		})
-		t.Run("packed", func(t *testing.T) {
+		harness.Run(t, "packed", func(t *testing.T) {
 			for _, pack := range [][]string{{"gzip"}, {"zstd", "-q"}} {
 				harness.Need(t, pack[0])
 				f, err := os.Open(in("busybox.tar"))
@@ -143,10 +144,11 @@ func TestArchivesBothWays(t *testing.T) {
 
 // Podman, another engine with an image store of its own, reads what we save.
 func TestPodmanLoads(t *testing.T) {
+	t.Parallel()
 	harness.NeedRoot(t)
 	harness.Need(t, "podman")
 	e := busybox(t)
-	c := client{"caisson", filepath.Join(harness.Bin(t), "caisson"), e.Host, t.TempDir()}
+	c := clients(t, e)[0]
 	layered(t, c, "from/ours:1")
 	archive := filepath.Join(t.TempDir(), "ours.tar")
 	c.must(t, "save", "-o", archive, "from/ours:1")

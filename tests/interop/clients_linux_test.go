@@ -22,12 +22,13 @@ type client struct {
 	path string // of the program
 	host string // -H
 	home string // where it keeps logins and contexts
+	env  []string
 }
 
 // clients are ours, the docker on PATH, and Debian's own where that is another.
 func clients(t *testing.T, e *harness.Engine) []client {
 	t.Helper()
-	all := []client{{"caisson", filepath.Join(harness.Bin(t), "caisson"), e.Host, t.TempDir()}}
+	all := []client{{name: "caisson", path: filepath.Join(harness.Bin(t), "caisson"), host: e.Host, home: t.TempDir()}}
 	seen := map[string]bool{}
 	for _, name := range []string{"docker", "/usr/bin/docker"} {
 		path, err := exec.LookPath(name)
@@ -41,7 +42,7 @@ func clients(t *testing.T, e *harness.Engine) []client {
 		seen[string(version)] = true
 		// Docker version 20.10.24+dfsg1, build 297e128
 		number := regexp.MustCompile(`[0-9.]+`).FindString(string(version))
-		all = append(all, client{"docker-" + number, path, e.Host, t.TempDir()})
+		all = append(all, client{name: "docker-" + number, path: path, host: e.Host, home: t.TempDir()})
 	}
 	return all
 }
@@ -51,13 +52,10 @@ func each(t *testing.T, e *harness.Engine, test func(t *testing.T, c client)) {
 	t.Helper()
 	all := clients(t, e)
 	for _, c := range all {
-		t.Run(c.name, func(t *testing.T) {
-			harness.SameAtLevel(t)
-			test(t, c)
-		})
+		harness.Run(t, c.name, func(t *testing.T) { test(t, c) })
 	}
 	if len(all) == 1 {
-		t.Run("docker", func(t *testing.T) { harness.Need(t, "docker") })
+		harness.Run(t, "docker", func(t *testing.T) { harness.Need(t, "docker") })
 	}
 }
 
@@ -68,6 +66,7 @@ func (c client) command(args ...string) *exec.Cmd {
 	}
 	cmd := exec.Command(c.path, args...)
 	cmd.Env = append(os.Environ(), "HOME="+c.home, "DOCKER_CONFIG="+filepath.Join(c.home, ".docker"), "DOCKER_CLI_HINTS=false", "TERM=xterm")
+	cmd.Env = append(cmd.Env, c.env...)
 	return cmd
 }
 
@@ -95,6 +94,20 @@ func (c client) want(t *testing.T, pattern string, args ...string) {
 	}
 }
 
+// becomes waits until the output matches, which another process brings about.
+func (c client) becomes(t *testing.T, pattern string, args ...string) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		r := c.run(t, args...)
+		if r.Code == 0 && regexp.MustCompile(pattern).MatchString(r.Stdout+r.Stderr) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s %s: waited in vain for %s: %v", c.name, strings.Join(args, " "), pattern, r)
+		}
+	}
+}
+
 // refused fails the test unless the command fails and says why.
 func (c client) refused(t *testing.T, pattern string, args ...string) {
 	t.Helper()
@@ -108,7 +121,7 @@ func (c client) refused(t *testing.T, pattern string, args ...string) {
 func docker(t *testing.T, host string) client {
 	t.Helper()
 	harness.Need(t, "docker")
-	return client{"docker", "docker", host, t.TempDir()}
+	return client{name: "docker", path: "docker", host: host, home: t.TempDir()}
 }
 
 // busybox is an engine with the image busybox.

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caisson-engine/caisson/tests/harness"
 )
 
 // authority signs certificates for a test.
@@ -73,6 +75,7 @@ func (a *authority) issue(dir, name string, usages []x509.ExtKeyUsage) (*x509.Ce
 
 // Over TLS the engine serves those whose certificate its authority signed.
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file := func(name string) string { return filepath.Join(dir, name) }
 	ours := newAuthority(t, dir)
@@ -96,8 +99,8 @@ func TestTLS(t *testing.T) {
 		c.want(t, "^through tls$", append(with(dir), "run", "--rm", "--network", "none", "busybox", "echo", "through tls")...)
 		in := c.command(append(with(dir), "run", "-i", "--rm", "--network", "none", "busybox", "cat")...)
 		in.Stdin = strings.NewReader("to and fro")
-		if out, err := in.CombinedOutput(); err != nil || string(out) != "to and fro" {
-			t.Errorf("input through TLS: %q, %v", out, err)
+		if r := harness.Do(t, in); r.Code != 0 || r.Stdout != "to and fro" || r.Stderr != "" {
+			t.Errorf("input through TLS: %v", r)
 		}
 		c.refused(t, `(?i)certificate|tls|bad|reset`, append(with(stranger), "ps")...)
 		c.refused(t, `(?i)certificate|tls|reset`, "--tls", "--tlscacert", file("ca.pem"), "ps")
@@ -134,6 +137,7 @@ func envCerts(t *testing.T, from string) string {
 
 // A context names an engine once for all.
 func TestContexts(t *testing.T) {
+	t.Parallel()
 	e := busybox(t)
 	each(t, e, func(t *testing.T, c client) {
 		host := c.host
@@ -152,6 +156,7 @@ func TestContexts(t *testing.T) {
 
 // Old and new versions of the API serve a life.
 func TestAPIVersions(t *testing.T) {
+	t.Parallel()
 	e := busybox(t)
 	all := clients(t, e)
 	for _, version := range []string{"1.40", "1.41", "1.44", "1.50", ""} {
@@ -159,15 +164,15 @@ func TestAPIVersions(t *testing.T) {
 			if strings.HasPrefix(c.name, "docker-20") && version > "1.41" {
 				continue // newer than it is
 			}
-			t.Run(c.name+" API "+version, func(t *testing.T) {
+			harness.Run(t, c.name+" API "+version, func(t *testing.T) {
 				if version != "" {
-					t.Setenv("DOCKER_API_VERSION", version)
+					c.env = []string{"DOCKER_API_VERSION=" + version}
 					c.want(t, "^"+version, "version", "--format", "{{.Client.APIVersion}}")
 				}
 				c.must(t, "run", "-d", "--name", "ver", "--network", "none", "-m", "32m", "--label", "a=b", "busybox", "sh", "-c", "echo out; sleep 1000")
 				defer c.run(t, "rm", "-f", "ver")
 				c.want(t, "^inside$", "exec", "ver", "echo", "inside")
-				c.want(t, "^out$", "logs", "ver")
+				c.becomes(t, `^out\n$`, "logs", "ver")
 				c.want(t, "^running 33554432$", "inspect", "-f", "{{.State.Status}} {{.HostConfig.Memory}}", "ver")
 				c.want(t, `ver .*/ 32MiB`, "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}")
 				c.want(t, `ver busybox Up`, "ps", "--filter", "label=a=b", "--format", "{{.Names}} {{.Image}} {{.Status}}")
@@ -186,6 +191,6 @@ func TestAPIVersions(t *testing.T) {
 		t.Skip("needs docker (make deps installs it)")
 	}
 	old := all[1]
-	t.Setenv("DOCKER_API_VERSION", "1.39")
+	old.env = []string{"DOCKER_API_VERSION=1.39"}
 	old.refused(t, `client version 1\.39 is too old\. Minimum supported API version is 1\.40`, "ps")
 }

@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -20,6 +21,7 @@ int main(void) { printf("compiled inside, pid %d\n", getpid()); return 7; }
 
 // A Debian image that comes from a registry does what people do with one.
 func TestDebianFromRegistry(t *testing.T) {
+	t.Parallel()
 	harness.NeedRoot(t)
 	archive := testimage.Debian(t)
 	reg := testimage.StartRegistry(t)
@@ -38,12 +40,14 @@ func TestDebianFromRegistry(t *testing.T) {
 		c.want(t, `^git version 2`, "run", "--rm", image, "git", "--version")
 		c.want(t, `second`, "run", "--rm", "-w", "/repo", image, "sh", "-ec",
 			"git init -q; git config user.email a@b; git config user.name n; for i in first second; do echo $i >f; git add f; git commit -qm $i; done; git log --format=%s")
-		r := c.run(t, "run", "--rm", "-v", dir+":/src:ro", image, "sh", "-c", "gcc -O2 -Wall -o /tmp/hello /src/hello.c && exec /tmp/hello")
-		if r.Code != 7 || r.Stdout != "compiled inside, pid 1\n" {
-			t.Errorf("a C program: %v", r)
-		}
-		t.Run("outbound", func(t *testing.T) { outbound(t, c, image) })
-		t.Run("server", func(t *testing.T) { serve(t, c, image) })
+		harness.Run(t, "compiler", func(t *testing.T) {
+			r := c.run(t, "run", "--rm", "-v", dir+":/src:ro", image, "sh", "-c", "gcc -O2 -Wall -o /tmp/hello /src/hello.c && exec /tmp/hello")
+			if r.Code != 7 || r.Stdout != "compiled inside, pid 1\n" {
+				t.Errorf("a C program: %v", r)
+			}
+		})
+		harness.Run(t, "outbound", func(t *testing.T) { outbound(t, c, image) })
+		harness.Run(t, "server", func(t *testing.T) { serve(t, c, image) })
 		c.want(t, `Untagged: `+image, "rmi", image)
 	})
 }
@@ -75,6 +79,27 @@ func outbound(t *testing.T, c client, image string) {
 	c.want(t, `\d+\.\d+\.\d+\.\d+`, "run", "--rm", image, "getent", "ahostsv4", "deb.debian.org")
 }
 
+// hostAddrs are the host's addresses but for those on bridges, which other engines
+// make and remove meanwhile.
+func hostAddrs(t *testing.T) (all []net.Addr) {
+	t.Helper()
+	ifaces, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range ifaces {
+		if _, err := os.Stat(filepath.Join("/sys/class/net", i.Name, "bridge")); err == nil {
+			continue
+		}
+		addrs, err := i.Addrs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, addrs...)
+	}
+	return all
+}
+
 // serve asks a web server in a container from the host at every address that
 // the host has.
 func serve(t *testing.T, c client, image string) {
@@ -87,11 +112,7 @@ func serve(t *testing.T, c client, image string) {
 		t.Fatalf("port said %q: %v", ports, err)
 	}
 	addrs := []string{"127.0.0.1", "::1"}
-	ifaces, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range ifaces {
+	for _, a := range hostAddrs(t) {
 		if ip, ok := a.(*net.IPNet); ok && ip.IP.IsGlobalUnicast() && len(addrs) < 6 {
 			addrs = append(addrs, ip.IP.String())
 		}
@@ -117,7 +138,5 @@ func serve(t *testing.T, c client, image string) {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
-	if r := c.run(t, "logs", name); strings.Count(r.Stdout+r.Stderr, "GET /etc/debian_version") != len(addrs) {
-		t.Errorf("the log of a server that answered %d times: %v", len(addrs), r)
-	}
+	c.becomes(t, fmt.Sprintf(`(?s)(GET /etc/debian_version.*){%d}`, len(addrs)), "logs", name)
 }

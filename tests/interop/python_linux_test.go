@@ -14,6 +14,7 @@ import (
 // Docker's Python library, Debian's and any other that is installed, at the
 // version that it chooses and at the oldest that we serve.
 func TestPythonLibrary(t *testing.T) {
+	t.Parallel()
 	harness.NeedRoot(t)
 	reg := testimage.StartRegistry(t)
 	e := busybox(t)
@@ -23,7 +24,7 @@ func TestPythonLibrary(t *testing.T) {
 		if version := strings.TrimSpace(string(out)); err == nil && !seen[version] {
 			seen[version] = true
 			for _, api := range []string{"auto", "1.40"} {
-				t.Run(version+" API "+api, func(t *testing.T) { pythonChecks(t, e, reg.Addr, python, api) })
+				harness.Run(t, version+" API "+api, func(t *testing.T) { pythonChecks(t, e, reg.Addr, python, api) })
 			}
 		}
 	}
@@ -37,14 +38,17 @@ func pythonChecks(t *testing.T, e *harness.Engine, registry, python, api string)
 	cmd := exec.Command(python, "-W", "ignore", "testdata/sdk.py")
 	cmd.Env = append(os.Environ(), "DOCKER_HOST="+e.Host, "REGISTRY="+registry, "API_VERSION="+api, "HOME="+t.TempDir())
 	r := harness.DoWithin(t, cmd, slow)
-	reports := 0
+	reports, failures := 0, 0
 	var name, output string
 	report := func(ok bool) {
 		if name == "" {
 			return
 		}
 		reports++
-		t.Run(name, func(t *testing.T) {
+		if !ok {
+			failures++
+		}
+		harness.Run(t, name, func(t *testing.T) {
 			if !ok {
 				t.Error(output)
 			}
@@ -61,7 +65,7 @@ func pythonChecks(t *testing.T, e *harness.Engine, registry, python, api string)
 		output += line
 	}
 	report(ok)
-	if reports == 0 || r.Code != 0 && !t.Failed() {
+	if reports == 0 || r.Code != 0 && failures == 0 {
 		t.Error(r)
 	}
 }

@@ -24,6 +24,7 @@ var digestLine = regexp.MustCompile(`(?i)digest: (sha256:[0-9a-f]{64})`)
 
 // What is pushed comes back: under another tag, by digest, after its removal.
 func TestPushAndPull(t *testing.T) {
+	t.Parallel()
 	harness.NeedRoot(t)
 	reg := testimage.StartRegistry(t)
 	e := busybox(t)
@@ -66,6 +67,7 @@ func TestPushAndPull(t *testing.T) {
 
 // A registry with passwords serves only who knows one.
 func TestLogin(t *testing.T) {
+	t.Parallel()
 	harness.NeedRoot(t)
 	reg := testimage.StartPrivateRegistry(t)
 	e := busybox(t)
@@ -160,18 +162,19 @@ func (d *drip) Close() error { return d.body.Close() }
 
 // Whoever is killed in the middle of a pull, the next goes on where it was.
 func TestPullGoesOn(t *testing.T) {
+	t.Parallel()
 	harness.NeedRoot(t)
 	archive := testimage.Debian(t)
 	reg := testimage.StartRegistry(t)
 	testimage.Push(t, archive, reg.Addr+"/debian:1")
 	const few = 40 << 20
 	for _, who := range []string{"client", "engine"} {
-		t.Run(who, func(t *testing.T) {
+		harness.Run(t, who, func(t *testing.T) {
 			v := newValve(t, reg.Addr, few)
 			e := harness.Start(t)
 			image := v.addr() + "/debian:1"
 			v.shut.Store(true)
-			c := client{"caisson", filepath.Join(harness.Bin(t), "caisson"), e.Host, t.TempDir()}
+			c := clients(t, e)[0]
 			pull := c.command("pull", image)
 			if err := pull.Start(); err != nil {
 				t.Fatal(err)

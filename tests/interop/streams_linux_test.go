@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caisson-engine/caisson/tests/harness"
 )
 
 // follow starts a client that streams, and returns its lines and what ends it.
@@ -44,6 +46,7 @@ func follow(t *testing.T, cmd *exec.Cmd) (lines func() string, end func()) {
 }
 
 func TestStreams(t *testing.T) {
+	t.Parallel()
 	e := busybox(t)
 	each(t, e, func(t *testing.T, c client) {
 		name := "stream-" + c.name
@@ -51,7 +54,7 @@ func TestStreams(t *testing.T) {
 		c.must(t, "run", "-d", "-i", "--name", name, "--network", "none", "-m", "64m", "busybox", "sh", "-c", "mkfifo /in; exec 3<>/in; while read -r l <&3; do echo \"got $l\"; done")
 		defer c.run(t, "rm", "-f", name)
 
-		t.Run("logs", func(t *testing.T) {
+		harness.Run(t, "logs", func(t *testing.T) {
 			lines, end := follow(t, c.command("logs", "-f", name))
 			defer end()
 			for i := range 5 {
@@ -62,7 +65,7 @@ func TestStreams(t *testing.T) {
 			}
 			c.want(t, `^got 3\ngot 4$`, "logs", "--tail", "2", name)
 		})
-		t.Run("stats", func(t *testing.T) {
+		harness.Run(t, "stats", func(t *testing.T) {
 			lines, end := follow(t, c.command("stats", "--format", "{{.Name}} {{.MemUsage}} {{.PIDs}}", name))
 			defer end()
 			for seen := 0; seen < 3; {
@@ -71,7 +74,7 @@ func TestStreams(t *testing.T) {
 				}
 			}
 		})
-		t.Run("events", func(t *testing.T) {
+		harness.Run(t, "events", func(t *testing.T) {
 			lines, end := follow(t, c.command("events", "--since", since, "--filter", "container="+name, "--filter", "type=container", "--format", "{{json .}}"))
 			defer end()
 			c.must(t, "pause", name)
@@ -99,7 +102,7 @@ func TestStreams(t *testing.T) {
 				}
 			}
 		})
-		t.Run("logs end with the container", func(t *testing.T) {
+		harness.Run(t, "logs end with the container", func(t *testing.T) {
 			c.want(t, `got 4$`, "logs", "-f", name)
 		})
 	})
@@ -158,6 +161,7 @@ func listing(t *testing.T, dir string) string {
 
 // Trees go into running and stopped containers and come back the same.
 func TestCopyTrees(t *testing.T) {
+	t.Parallel()
 	e := busybox(t)
 	from := t.TempDir()
 	tree(t, from)
@@ -210,6 +214,7 @@ func TestCopyTrees(t *testing.T) {
 
 // What people read to know their engine.
 func TestInformation(t *testing.T) {
+	t.Parallel()
 	e := busybox(t)
 	each(t, e, func(t *testing.T, c client) {
 		name := "info-" + c.name

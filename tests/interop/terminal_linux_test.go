@@ -152,6 +152,7 @@ const ctrlPQ = "\x10\x11"
 
 // A shell at a terminal: size, keys, detaching and coming back.
 func TestTerminal(t *testing.T) {
+	t.Parallel()
 	e := busybox(t)
 	each(t, e, func(t *testing.T, c client) {
 		name := "term-" + c.name
@@ -211,6 +212,7 @@ func wait(x *terminal) int {
 
 // A client without a terminal is told so, and signals go to the container.
 func TestWithoutTerminal(t *testing.T) {
+	t.Parallel()
 	e := busybox(t)
 	each(t, e, func(t *testing.T, c client) {
 		cmd := c.command("run", "-it", "--rm", "--network", "none", "busybox", "true")

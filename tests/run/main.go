@@ -46,10 +46,14 @@ var suites = []suite{
 	{name: "interop", stage: 4, args: test("20m", "./tests/interop/...", "./tests/testimage/...")},
 	{name: "security", stage: 4, args: test("15m", "./tests/security/...")},
 	{name: "tenancy", stage: 4, args: test("10m", "./tests/tenancy/...")},
+	{name: "network", stage: 4, args: test("10m", "./tests/network/...")},
 	{name: "compose", stage: 4, args: test("15m", "./tests/compose/...")},
 	{name: "network", stage: 4, args: test("10m", "./tests/network/...")},
 	// Again, every container in a machine of its own; what is different there is said in
 	// tests/harness/levels.go.
+	{name: "cli-vm", stage: 5, args: test("15m", "./tests/cli/..."), env: atVM},
+	{name: "restart-vm", stage: 5, args: test("15m", "./tests/restart/..."), env: atVM},
+	{name: "interop-vm", stage: 5, args: test("20m", "./tests/interop/..."), env: atVM},
 	{name: "security-vm", stage: 5, args: test("15m", "./tests/security/..."), env: atVM},
 	{name: "compose-vm", stage: 5, args: test("10m", "-run=^(TestWorkers|TestGateway)$", "./tests/compose/..."), env: atVM},
 	{name: "scale", stage: 6, args: test("15m", "./tests/scale/...")},

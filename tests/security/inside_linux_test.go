@@ -92,8 +92,7 @@ func TestAttacksInside(t *testing.T) {
 	inits := binaries(t)
 	replace := strings.NewReplacer("SECRETDIR", dir, "SECRET", strings.TrimPrefix(filepath.Join(dir, name), "/"))
 	for i, a := range attacks {
-		t.Run(a.name, func(t *testing.T) {
-			harness.SameAtLevel(t)
+		harness.Run(t, a.name, func(t *testing.T) {
 			image := "attack" + string(rune('a'+i))
 			for j, f := range a.files {
 				a.files[j].Link = replace.Replace(f.Link)

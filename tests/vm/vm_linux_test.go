@@ -15,6 +15,7 @@ import (
 
 	"github.com/caisson-engine/caisson/tests/harness"
 	"github.com/caisson-engine/caisson/tests/testimage"
+	"github.com/caisson-engine/caisson/tests/testruntime"
 )
 
 // start is an engine whose host has QEMU and a guest.
@@ -58,19 +59,60 @@ func TestLevel(t *testing.T) {
 			t.Errorf("%v: no warning that the machine is emulated: %v", ask, r)
 		}
 	}
-	if _, err := exec.LookPath("docker"); err == nil {
-		r := e.Docker("run", "--rm", "--isolation", "vm", "busybox", "sh", "-c", version+"; exit 7")
-		if r.Code != 7 || strings.TrimSpace(r.Stdout) == ours(t) {
-			t.Errorf("docker run --isolation vm: %v", r)
+	_, err := exec.LookPath("docker")
+	hasDocker := err == nil
+	if hasDocker {
+		for _, ask := range [][]string{{"--isolation", "vm"}, {"--runtime", "vm"}} {
+			r := e.Docker(append(append([]string{"run", "--rm"}, ask...), "busybox", "sh", "-c", version+"; exit 7")...)
+			if r.Code != 7 || !strings.HasPrefix(r.Stdout, "Linux version ") || strings.TrimSpace(r.Stdout) == ours(t) {
+				t.Errorf("docker run %v: %v", ask, r)
+			}
 		}
 	}
-	policy := filepath.Join(t.TempDir(), "policy.yaml")
-	if err := os.WriteFile(policy, []byte("minimum_level: vm\nallow_emulation: true\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	forced := start(t, "--policy", policy)
+	forced := start(t, "--policy", policy(t, "minimum_level: vm\nallow_emulation: true\n"))
 	if got := forced.Must("run", "--rm", "busybox", "sh", "-c", version); got == ours(t) {
 		t.Errorf("forced by policy: %q", got)
+	}
+	if hasDocker {
+		if r := forced.Docker("run", "--rm", "busybox", "sh", "-c", version); r.Code != 0 || strings.TrimSpace(r.Stdout) == ours(t) {
+			t.Errorf("docker run, forced by policy: %v", r)
+		}
+	}
+}
+
+// policy is a file with the host owner's words.
+func policy(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// One image, named by its digest, runs on the host's kernel, on gVisor's, and on
+// a machine's own.
+func TestOneDigestAtEveryLevel(t *testing.T) {
+	e := start(t, "--policy", policy(t, fmt.Sprintf(`
+allow_emulation: true
+runtimes:
+  runsc: {path: %s, level: sandbox, strength: 200}
+`, testruntime.Runsc(t))))
+	digest := e.Must("image", "inspect", "-f", "{{.Id}}", "busybox")
+	seen := map[string]string{}
+	for _, level := range []string{"process", "sandbox", "vm"} {
+		e.Must("run", "--name", level, "--isolation", level, digest, "cat", "/proc/version")
+		if got := e.Must("inspect", "-f", "{{.Image}}", level); got != digest {
+			t.Errorf("level %s: image %s, want %s", level, got, digest)
+		}
+		kernel := e.Must("logs", level)
+		if other, ok := seen[kernel]; ok {
+			t.Errorf("levels %s and %s have the kernel %q", level, other, kernel)
+		}
+		seen[kernel] = level
+	}
+	if seen[ours(t)] != "process" {
+		t.Errorf("no process on this host's kernel: %v", seen)
 	}
 }
 
