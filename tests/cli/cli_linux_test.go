@@ -212,13 +212,13 @@ var scenarios = map[string][]step{
 	"health checks": {
 		{args: "run -d --name hc --health-cmd 'test -e /tmp/good && echo fine' --health-interval 100ms --health-retries 2 busybox sh -c 'mkdir -p /tmp; sleep 1000'"},
 		{args: "ps -f name=hc --format {{.Status}}", stdout: `^Up .* \((health: starting|unhealthy)\)\n$`},
-		{args: "exec hc sh -c 'usleep 400000; touch /tmp/good; usleep 400000'"},
+		{args: "exec hc sh -c 'sleep 2; touch /tmp/good; sleep 1'"},
 		{args: "ps -f health=healthy --format {{.Names}}", stdout: `(?m)^hc$`},
 		{args: "ps -f name=hc --format {{.Status}}", stdout: `^Up .* \(healthy\)\n$`},
 		{args: "inspect -f '{{.State.Health.Status}} {{.State.Health.FailingStreak}} {{(index .State.Health.Log 0).Output}}' hc", stdout: `^healthy 0 `},
 		{args: "exec hc sleep 1"}, // docker means the second that began by 0s
 		{args: "events --since 2m --until 0s --filter container=$0 --filter event=health_status --format {{.Action}}", stdout: `^health_status: unhealthy\nhealth_status: healthy\n$`},
-		{args: "exec hc sh -c 'rm /tmp/good; usleep 600000'"},
+		{args: "exec hc sh -c 'rm /tmp/good; sleep 2'"},
 		{args: "ps -f health=unhealthy --format {{.Names}}", stdout: `(?m)^hc$`},
 		{args: "rm -f hc"},
 		{args: "run -d --name hc --health-cmd 'sleep 100' --health-interval 50ms --health-timeout 100ms --health-retries 1 busybox sleep 1000"},
