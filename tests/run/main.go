@@ -41,22 +41,21 @@ var suites = []suite{
 	{name: "cli", stage: 2, args: test("20m", "./tests/cli/...")},
 	{name: "guest", stage: 3, args: test("30m", "./tests/guest/...")},
 	{name: "restart", stage: 3, args: test("15m", "./tests/restart/...")},
-	{name: "vm", stage: 4, args: test("15m", "./tests/vm/...")},
 	{name: "runtimes", stage: 3, args: test("20m", "./tests/runtimes/...")},
 	{name: "interop", stage: 4, args: test("20m", "./tests/interop/...", "./tests/testimage/...")},
 	{name: "security", stage: 4, args: test("15m", "./tests/security/...")},
 	{name: "tenancy", stage: 4, args: test("10m", "./tests/tenancy/...")},
-	{name: "network", stage: 4, args: test("10m", "./tests/network/...")},
-	{name: "compose", stage: 4, args: test("15m", "./tests/compose/...")},
-	{name: "network", stage: 4, args: test("10m", "./tests/network/...")},
+	{name: "network", stage: 5, args: test("10m", "./tests/network/...")},
+	{name: "compose", stage: 5, args: test("15m", "./tests/compose/...")},
+	{name: "vm", stage: 6, args: test("20m", "./tests/vm/...")},
 	// Again, every container in a machine of its own; what is different there is said in
 	// tests/harness/levels.go.
-	{name: "cli-vm", stage: 5, args: test("15m", "./tests/cli/..."), env: atVM},
-	{name: "restart-vm", stage: 5, args: test("15m", "./tests/restart/..."), env: atVM},
-	{name: "interop-vm", stage: 5, args: test("20m", "./tests/interop/..."), env: atVM},
-	{name: "security-vm", stage: 5, args: test("15m", "./tests/security/..."), env: atVM},
-	{name: "compose-vm", stage: 5, args: test("10m", "-run=^(TestWorkers|TestGateway)$", "./tests/compose/..."), env: atVM},
-	{name: "scale", stage: 6, args: test("15m", "./tests/scale/...")},
+	{name: "cli-vm", stage: 7, args: test("20m", "./tests/cli/..."), env: atVM},
+	{name: "restart-vm", stage: 7, args: test("15m", "./tests/restart/..."), env: atVM},
+	{name: "interop-vm", stage: 8, args: test("20m", "./tests/interop/..."), env: atVM},
+	{name: "security-vm", stage: 8, args: test("15m", "./tests/security/..."), env: atVM},
+	{name: "compose-vm", stage: 9, args: test("15m", "-run=^(TestWorkers|TestGateway)$", "./tests/compose/..."), env: atVM},
+	{name: "scale", stage: 10, args: test("15m", "./tests/scale/...")},
 }
 
 // test is `go test` of packages; -count=1 because the suites test processes and
