@@ -264,6 +264,9 @@ func (b *Backend) newMachine(ctx context.Context, s *sandbox, pl *plan) (_ *mach
 			err = errors.Join(err, m.destroy(ctx))
 		}
 	}()
+	if err := m.hold(pl.host); err != nil {
+		return nil, fmt.Errorf("limits of a virtual machine: %w", err)
+	}
 	if !m.runs {
 		if err := m.ctl.Running(); err != nil {
 			return nil, m.failed("start a virtual machine", err)

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/caisson-engine/caisson/engine/backend/backendpb"
 	"github.com/caisson-engine/caisson/engine/backend/backendrpc"
 	"github.com/caisson-engine/caisson/platform_linux/cgroup"
 	"github.com/caisson-engine/caisson/vmshim/guestpb"
@@ -424,21 +425,40 @@ func (m *machine) kill() {
 	m.gone()
 }
 
-// limits are a container's new ones, as its machine can take them. The machine's
-// own size stays: what is beyond it is refused.
-func (m *machine) limits(blob []byte) ([]byte, error) {
+// update gives a container new limits: within the machine's own size, beyond which
+// they are refused, and on this host for the machine.
+func (m *machine) update(ctx context.Context, id string, blob []byte) error {
 	r := &specs.LinuxResources{}
 	if err := json.Unmarshal(blob, r); err != nil {
-		return nil, fmt.Errorf("resources: %w: %w", err, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("resources: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	p := &plan{}
 	p.resources(r)
 	if p.memory > m.shape.Memory {
-		return nil, unsupported("its virtual machine has %d MiB of memory, which cannot grow while it runs: stop the container before the update", m.shape.Memory>>20)
+		return unsupported("its virtual machine has %d MiB of memory, which cannot grow while it runs: stop the container before the update", m.shape.Memory>>20)
 	}
 	if p.cpus > m.shape.CPUs {
-		return nil, unsupported("its virtual machine was made for --cpus %d, which cannot become more while it runs: stop the container before the update", m.shape.CPUs)
+		return unsupported("its virtual machine was made for --cpus %d, which cannot become more while it runs: stop the container before the update", m.shape.CPUs)
+	}
+	if err := m.hold(p.host); err != nil {
+		return err
 	}
 	r.Devices = nil
-	return json.Marshal(r)
+	blob, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return m.remote.Update(ctx, &backendpb.UpdateRequest{Container: id, Resources: blob})
+}
+
+// hold has the host keep the machine to limits; nil are none.
+func (m *machine) hold(limits *specs.LinuxResources) error {
+	if limits == nil {
+		return nil
+	}
+	warnings, err := m.group.Update(limits)
+	for _, w := range warnings {
+		m.b.log.Warn(w, "machine", m.name)
+	}
+	return err
 }

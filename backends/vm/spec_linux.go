@@ -29,6 +29,8 @@ type plan struct {
 	largest int64 // bytes of the largest writable disk
 	memory  int64 // bytes, 0 without a limit
 	cpus    int   // 0 without one
+	// host is what this host holds the whole machine to; nil if nothing.
+	host *specs.LinuxResources
 }
 
 // maxFile bounds one file that is carried over, in bytes.
@@ -98,7 +100,9 @@ func (p *plan) linux(hasNetwork bool) error {
 	return nil
 }
 
-// resources keeps what holds inside a machine, and says how large it must be.
+// resources keeps what holds inside a machine, and says how large it must be and
+// what is for the host to keep: what the machine gets of processors and disks that
+// are the host's.
 func (p *plan) resources(r *specs.LinuxResources) {
 	if r == nil {
 		return
@@ -114,8 +118,17 @@ func (p *plan) resources(r *specs.LinuxResources) {
 			}
 			p.cpus = int((*c.Quota + period - 1) / period)
 		}
+		if c.Shares != nil || c.Cpus != "" || c.Mems != "" {
+			p.host = &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: c.Shares, Cpus: c.Cpus, Mems: c.Mems}}
+		}
 		c.Cpus, c.Mems = "", "" // numbers of the host's
 		c.RealtimePeriod, c.RealtimeRuntime = nil, nil
+	}
+	if r.BlockIO != nil {
+		if p.host == nil {
+			p.host = &specs.LinuxResources{}
+		}
+		p.host.BlockIO = r.BlockIO
 	}
 	r.BlockIO, r.HugepageLimits, r.Network, r.Rdma = nil, nil, nil, nil
 }

@@ -83,8 +83,9 @@ func TestPlan(t *testing.T) {
 		{Destination: "/conf", Type: "bind", Source: "/etc/passwd", Options: []string{"bind", "ro"}},
 	}
 	s.Linux.Resources = &specs.LinuxResources{
-		Memory: &specs.LinuxMemory{Limit: ptr(int64(300 << 20))},
-		CPU:    &specs.LinuxCPU{Quota: ptr(int64(150_000)), Period: ptr(uint64(100_000)), Cpus: "7"},
+		Memory:  &specs.LinuxMemory{Limit: ptr(int64(300 << 20))},
+		CPU:     &specs.LinuxCPU{Quota: ptr(int64(150_000)), Period: ptr(uint64(100_000)), Cpus: "7"},
+		BlockIO: &specs.LinuxBlockIO{Weight: ptr(uint16(300))},
 	}
 	p, err := planOf(t, s, dir)
 	if err != nil {
@@ -92,6 +93,9 @@ func TestPlan(t *testing.T) {
 	}
 	if p.memory != 300<<20 || p.cpus != 2 || p.spec.Linux.Resources.CPU.Cpus != "" {
 		t.Errorf("%d bytes, %d processors, pinned to %q", p.memory, p.cpus, p.spec.Linux.Resources.CPU.Cpus)
+	}
+	if p.host == nil || p.host.CPU.Cpus != "7" || *p.host.BlockIO.Weight != 300 {
+		t.Errorf("the host is to keep %+v", p.host)
 	}
 	if len(p.prepare.GetFiles()) != 1 || string(p.prepare.GetFiles()[0].GetData()) != "names\n" {
 		t.Errorf("files: %v", p.prepare.GetFiles())

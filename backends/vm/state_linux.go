@@ -132,11 +132,10 @@ func (b *Backend) Update(ctx context.Context, r *backendpb.UpdateRequest) error 
 	if err != nil {
 		return err
 	}
-	blob, err := c.machine.limits(r.GetResources())
-	if err != nil {
+	if err := c.machine.update(ctx, c.id, r.GetResources()); err != nil {
 		return fmt.Errorf("update container %s: %w", c.id, err)
 	}
-	return c.machine.remote.Update(ctx, &backendpb.UpdateRequest{Container: c.id, Resources: blob})
+	return nil
 }
 
 // Stats is backend.Backend: what the guest counts of the container, and what the

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -197,6 +198,14 @@ func TestLife(t *testing.T) {
 	}
 	if got := e.Must("diff", "web"); !strings.Contains(got, "A /root/f") {
 		t.Errorf("diff: %s", got)
+	}
+	// The host's processors are the machine's to be kept to.
+	qemu := monitor(t, shim(t, e, e.Must("inspect", "-f", "{{.Id}}", "web")))
+	for _, cpus := range []string{"0", strconv.Itoa(runtime.NumCPU() - 1)} {
+		e.Must("update", "--cpuset-cpus", cpus, "web")
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", qemu)); err != nil || !strings.Contains(string(b), "Cpus_allowed_list:\t"+cpus+"\n") {
+			t.Errorf("update --cpuset-cpus %s: %v, %s", cpus, err, b)
+		}
 	}
 	e.Must("pause", "web")
 	if got := e.Must("inspect", "-f", "{{.State.Status}}", "web"); got != "paused" {
@@ -454,29 +463,41 @@ func TestKilledAtBirth(t *testing.T) {
 // kill kills the shim of a container's machine, or its monitor.
 func kill(t *testing.T, e *harness.Engine, victim, id string) {
 	t.Helper()
+	pid := shim(t, e, id)
+	if victim == "qemu" {
+		pid = monitor(t, pid)
+	}
+	proc, err := os.FindProcess(pid)
+	if err == nil {
+		err = proc.Kill()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// shim is the process that guards a container's machine.
+func shim(t *testing.T, e *harness.Engine, id string) int {
+	t.Helper()
 	for _, p := range e.Processes() {
 		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID))
-		if err != nil || p.Name != "caisson-vmshim" || !strings.Contains(string(line), id) {
-			continue
+		if err == nil && p.Name == "caisson-vmshim" && strings.Contains(string(line), id) {
+			return p.PID
 		}
-		pid := p.PID
-		if victim == "qemu" {
-			children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-			if err != nil || len(strings.Fields(string(children))) != 1 {
-				t.Fatalf("the shim's children: %q %v", children, err)
-			}
-			if _, err := fmt.Sscan(string(children), &pid); err != nil {
-				t.Fatal(err)
-			}
-		}
-		proc, err := os.FindProcess(pid)
-		if err == nil {
-			err = proc.Kill()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return
 	}
 	t.Fatalf("no shim of container %s among %v", id, e.Processes())
+	return 0
+}
+
+// monitor is a shim's QEMU.
+func monitor(t *testing.T, shim int) (pid int) {
+	t.Helper()
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", shim, shim))
+	if err != nil || len(strings.Fields(string(children))) != 1 {
+		t.Fatalf("the shim's children: %q %v", children, err)
+	}
+	if _, err := fmt.Sscan(string(children), &pid); err != nil {
+		t.Fatal(err)
+	}
+	return pid
 }
