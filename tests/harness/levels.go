@@ -33,7 +33,7 @@ var differences = []difference{
 	{"vm", "TestNetworks/*/connect_and_disconnect_while_it_runs", "a machine keeps the network cards that it was started with"},
 	{"vm", "TestNetworks/*/published_ports_move_with_the_networks", "a machine keeps the network cards that it was started with"},
 	{"vm", "TestPythonLibrary/*/own_networks", "a machine keeps the network cards that it was started with"},
-	{"vm", "TestNoMountLeavesTheRootOfABusyMachine", "a virtual machine sees no directory of the host, and gets copies of single files, read-only"},
+	{"vm", "TestNoMountLeavesTheRootOfABusyMachine", "what lies beneath a container's root there is its own machine's, not the host"},
 	{"vm", "TestSameProbeInDocker", "a machine's kernel is not the one that Docker's containers see"},
 }
 

@@ -59,7 +59,16 @@ func Main(version string) error {
 	if _, err := port.Write([]byte(guestpb.Greeting)); err != nil {
 		return fmt.Errorf("greeting: %w", err)
 	}
-	go func() { ended <- s.Serve(l) }()
+	go func() {
+		// A server says how much it takes before it is asked anything. If this machine
+		// becomes a template, its clones' hosts have not heard it, and send less than
+		// the server waits for: whoever speaks first must be the host.
+		if err := port.await(); err != nil {
+			ended <- err
+			return
+		}
+		ended <- s.Serve(l)
+	}()
 	return <-ended
 }
 

@@ -13,7 +13,7 @@ import (
 
 // openPort opens the virtio-serial port of that name. Its device may appear a
 // little after we do.
-func openPort(name string) (net.Conn, error) {
+func openPort(name string) (*portConn, error) {
 	for range 6000 { // half a minute: a loaded host emulates slowly
 		found, err := filepath.Glob("/sys/class/virtio-ports/*/name")
 		if err != nil {
@@ -38,7 +38,27 @@ func openPort(name string) (net.Conn, error) {
 // portConn is a port as a connection.
 type portConn struct {
 	*os.File
-	mu sync.Mutex
+	mu    sync.Mutex
+	ahead []byte // read already; of the one reader
+}
+
+// await returns once the host has said something.
+func (c *portConn) await() error {
+	b := make([]byte, 1)
+	if _, err := io.ReadFull(c.File, b); err != nil {
+		return fmt.Errorf("channel to the host: %w", err)
+	}
+	c.ahead = b
+	return nil
+}
+
+func (c *portConn) Read(p []byte) (int, error) {
+	if len(c.ahead) > 0 {
+		n := copy(p, c.ahead)
+		c.ahead = c.ahead[n:]
+		return n, nil
+	}
+	return c.File.Read(p)
 }
 
 // Write splits what the driver does not take at once.

@@ -297,7 +297,15 @@ func TestHostile(t *testing.T) {
 	if n := len(w.forwards); n > maxForwards {
 		t.Errorf("%d queries of one container are under way", n)
 	}
-	if rcode, _ := w.ask("web", "udp", "web", dns.TypeA); rcode != "NOERROR" {
+	// Its own flood may fill its own socket, which then drops a query: a resolver asks
+	// again.
+	var rcode string
+	for range 5 {
+		if rcode, _ = w.ask("web", "udp", "web", dns.TypeA); rcode == "NOERROR" {
+			break
+		}
+	}
+	if rcode != "NOERROR" {
 		t.Errorf("names that are known here: %s", rcode)
 	}
 }
