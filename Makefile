@@ -100,8 +100,6 @@ install: build ## Install binaries, systemd unit, completions and man pages [PRE
 	install -m 0755 bin/caisson-compose bin/caisson-backend-linux bin/caisson-backend-oci bin/caisson-keeper bin/caisson-init bin/caisson-dns bin/caisson-backend-vm bin/caisson-vmshim $(DESTDIR)$(PREFIX)/libexec/caisson/
 	@for f in vmlinux initrd vmlinux-debian initrd-debian; do if [ -e bin/guest/$$f ]; then \
 		install -D -m 0644 bin/guest/$$f $(DESTDIR)$(PREFIX)/libexec/caisson/guest/$$f || exit 1; fi; done
-	if [ -e bin/guest/vmlinux ]; then install -d $(DESTDIR)$(PREFIX)/libexec/caisson/guest && \
-		install -m 0644 bin/guest/vmlinux bin/guest/initrd $(DESTDIR)$(PREFIX)/libexec/caisson/guest/; fi
 	sed 's#@PREFIX@#$(PREFIX)#g' packaging/caissond.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/caissond.service
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d $(DESTDIR)$(PREFIX)/share/man/man1
 	bin/caisson completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/caisson

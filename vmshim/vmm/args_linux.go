@@ -56,8 +56,8 @@ func hardware(s Shape) []string {
 		"-M", flavours[s.Flavour].machine + ",memory-backend=mem",
 		"-m", fmt.Sprintf("%dM", s.Memory>>20),
 		// A machine that can never have a second processor is emulated without the
-		// barriers of its atomic operations. Devices run in another thread, though: a
-		// virtqueue's notification is then lost now and then, and it stops for good.
+		// barriers of its atomic operations. Devices run in another thread, though, and a
+		// virtqueue whose notification is lost for want of one stops for good.
 		"-smp", fmt.Sprintf("cpus=%d,maxcpus=%d", s.CPUs, max(s.CPUs, 2)),
 		"-global", "virtio-mmio.force-legacy=false",
 	}
